@@ -1,0 +1,26 @@
+"""ttybridge: the serial consoles of QEMU's virtual machines as PTYs and local ports.
+
+The architecture is the list of modules.  A module imports only from levels below its own
+(``tests/test_layers.py`` reads this table and the imports, and compares):
+
+level  modules                        what they are
+0      errors printable               what can go wrong; text made safe to print
+1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
+       guest                          of input, the shape of a web request, the demo's machine
+2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
+3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
+       dial                           directory; connecting and leaving
+4      listeners console              who listens on this machine; the hub of one console
+5      upstream attach                the connection to QEMU; one local session
+6      pty endpoints demo             where local programs come in; the built-in console
+7      service                        all consoles, bound and run
+8      cli                            the command
+9      __main__                       ``python -m bridge``
+
+The path of a byte from the guest: upstream reads the socket, websocket strips the frames,
+console appends to its scrollback and lets each attachment push to its descriptor.  To the
+guest: attachment reads its descriptor into its queue, console asks pacing how much may go,
+upstream frames and sends it.
+"""
+
+__version__ = "0.1.0"

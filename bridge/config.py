@@ -1,0 +1,220 @@
+"""Settings: from TOML or the command line to frozen records.  Strict; reads one file.
+
+KEYS is the one table of what a console may be told: how a value is read, what is allowed
+(in errors and in the README), what it is when absent.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import BridgeError, ConfigError, UrlError, UsageError
+from bridge.pacing import Input
+from bridge.printable import printable
+from bridge.scrollback import MAX_CAPACITY, MIN_CAPACITY
+from bridge.url import ALLOWED as ALLOWED_URL
+from bridge.url import UpstreamUrl
+
+ALLOWED_NAME = "1 to 64 of A-Z a-z 0-9 . _ - of which the first is a letter or digit"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SIZE = re.compile(r"([0-9]{1,12}) ?(|KiB|MiB|GiB)")
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+ANY_PORT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """All there is to say about one console."""
+
+    name: str
+    url: UpstreamUrl
+    raw: int | None = ANY_PORT
+    """A port, ANY_PORT, or None for no raw port."""
+    unix: bool = False
+    pty: bool = True
+    scrollback: int = 1 << 20
+    input: Input = Input.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: ``parse`` raises ValueError for what is not ``allowed``."""
+
+    parse: Callable[[Any], object]
+    allowed: str
+    in_defaults: bool = True
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _port(value: object) -> int | None:
+    if value is False:
+        return None
+    if value == "auto":
+        return ANY_PORT
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise ValueError
+    return value
+
+
+def _size(value: object) -> int:
+    match = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) else None
+    if match is None:
+        raise ValueError
+    size = int(match[1]) * _UNITS[match[2]]
+    if not MIN_CAPACITY <= size <= MAX_CAPACITY:
+        raise ValueError
+    return size
+
+
+KEYS: Mapping[str, Key] = {
+    "url": Key(UpstreamUrl.parse, ALLOWED_URL, in_defaults=False),
+    "raw": Key(
+        _port, 'a port from 1 to 65535, "auto" (a free one; also when absent) or false', False
+    ),
+    "unix": Key(_boolean, "true or false"),
+    "pty": Key(_boolean, "true or false"),
+    "scrollback": Key(_size, 'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB'),
+    "input": Key(Input, " or ".join(f'"{choice.value}"' for choice in Input)),
+}
+
+
+def load(path: Path) -> list[ConsoleSettings]:
+    """Read a configuration file; raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> list[ConsoleSettings]:
+    """Read the text of a configuration file; errors name ``source`` and the key."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {printable(str(error))}") from None
+    try:
+        return _document(document)
+    except BridgeError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
+    """Read ``URL`` and ``NAME=URL`` words; raises UsageError."""
+    consoles = []
+    for word in arguments:
+        name, equals, url = word.partition("=")
+        if not equals or "://" in name:
+            name, url = "", word
+        try:
+            address = UpstreamUrl.parse(url)
+            consoles.append(ConsoleSettings(_name(name or address.default_name), address))
+        except BridgeError as error:
+            raise UsageError(f"console {error}") from None
+    return consoles
+
+
+def with_ports(consoles: Iterable[ConsoleSettings], raw: int | None) -> list[ConsoleSettings]:
+    """Give out --raw PORT and its successors where no port was set; 0 takes the port away."""
+    if raw is None:
+        return list(consoles)
+    result, port = [], raw
+    for console in consoles:
+        if console.raw != ANY_PORT:
+            result.append(console)
+            continue
+        if port > 65535:
+            raise UsageError(f"--raw {raw}: '{console.name}' would get a port above 65535")
+        result.append(replace(console, raw=port or None))
+        port += 1 if raw else 0
+    return result
+
+
+def check_unique(consoles: Iterable[ConsoleSettings]) -> None:
+    """Raise UsageError where two consoles have the same name or the same port."""
+    names: set[str] = set()
+    ports: dict[int, str] = {}
+    for console in consoles:
+        if console.name in names:
+            raise UsageError(f"two consoles are named '{console.name}'; give each its own NAME=URL")
+        names.add(console.name)
+        if console.raw:
+            if other := ports.get(console.raw):
+                raise UsageError(
+                    f"consoles '{other}' and '{console.name}' both want port {console.raw}"
+                )
+            ports[console.raw] = console.name
+
+
+def _document(document: dict[str, Any]) -> list[ConsoleSettings]:
+    _known(document, ("defaults", "consoles"), "")
+    defaults = _table(document.get("defaults", {}), "defaults", in_defaults=True)
+    tables = document.get("consoles", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"consoles: found {_found(tables)}; allowed: tables [consoles.NAME]")
+    consoles = []
+    for name, table in tables.items():
+        where = f"consoles.{printable(name)}"
+        own = _table(table, where, in_defaults=False)
+        if "url" not in own:
+            raise ConfigError(f"{where}.url: missing; allowed: {ALLOWED_URL}")
+        consoles.append(ConsoleSettings(name=_name(name, "consoles."), **(defaults | own)))
+    check_unique(consoles)
+    return consoles
+
+
+def _table(table: object, where: str, *, in_defaults: bool) -> dict[str, Any]:
+    """The parsed values of one table of console keys."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: found {_found(table)}; allowed: a table")
+    _known(table, (n for n, key in KEYS.items() if key.in_defaults or not in_defaults), where)
+    values = {}
+    for name, value in table.items():
+        try:
+            values[name] = KEYS[name].parse(value)
+        except ValueError:
+            found, allowed = _found(value), KEYS[name].allowed
+            raise ConfigError(f"{where}.{name}: found {found}; allowed: {allowed}") from None
+        except UrlError as error:
+            raise ConfigError(f"{where}.{name}: {error}") from None
+    return values
+
+
+def _known(table: Iterable[str], allowed: Iterable[str], where: str) -> None:
+    known = list(allowed)
+    for name in table:
+        if name not in known:
+            key = f"{where}.{printable(name)}" if where else printable(name)
+            raise ConfigError(f"{key}: unknown key; allowed: {', '.join(known)}")
+
+
+def _name(name: str, where: str = "") -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}'{printable(name)}': not a name; allowed: {ALLOWED_NAME}")
+    return name
+
+
+def _found(value: object) -> str:
+    """A value of TOML, as the user may have written it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{printable(value)}"'
+        case dict():
+            return "a table"
+        case list():
+            return "an array"
+        case _:
+            return printable(str(value))

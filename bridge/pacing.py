@@ -1,0 +1,224 @@
+"""How many bytes may be on their way to the guest: echo-clocked input.
+
+QEMU 3.1 to 8.2 drops what a websocket chardev receives beyond the 16 bytes that the
+guest's UART can take (fixed by QEMU commit 038b4217884c, 9.0).  No time interval is safe,
+since a guest may be descheduled for any length of it; but an echo proves that the guest
+has read.  So at most a window of bytes is in flight until the guest has echoed them.
+
+- The window starts at 1 (a guest may have no FIFO: firmware, boot loaders), doubles to 16
+  while echoes come, and falls back to 1 when one does not.
+- Only a *contiguous run* of the bytes in flight found in the output is an echo: 4 of them,
+  or all that are in flight.  Taking any output, or a scattered match, for an echo lost
+  input beside background output (1561 and 21 of 4096 bytes).
+- Where nothing echoes (a password, a program that reads raw) bytes in flight expire, and
+  what follows goes by the clock, until an echo is seen again.
+- A person's keystroke never waits long, echo or not.
+
+Pure: the clock is passed in (seconds, monotonic), bytes are counted, never kept or
+changed.  One Pacer per upstream connection's console; ``reset`` at each connection.
+"""
+
+import enum
+import math
+
+WINDOW = 16  # bytes: the FIFO of a 16550A
+RUN = 4  # bytes in a row that prove an echo beside other output
+KEYSTROKE = 4  # bytes pending at most: a key, or the escape sequence of one
+KEYSTROKE_WAIT = 0.010
+UNECHOED_WAIT = 0.050  # until the first byte of a burst counts as not echoed
+ECHOED_WAIT = 1.0  # until a gap in a burst that was being echoed counts as a miss
+SILENCE = 1.0  # after which a new burst begins with the smallest window
+TIMED_BYTES = 8  # lost nothing on Linux at one such portion per TIMED_INTERVAL
+TIMED_INTERVAL = 0.010
+FRAME = 1024  # bytes in direct mode: above 4088 QEMU's TLS stalls, and one send must take all
+
+# Output kept to find an echo that arrives in pieces; longer than any window's echo.
+_SEEN = 256
+# Keystrokes may overtake unechoed ones; this many bytes in flight are remembered.
+_MEMORY = 64
+
+
+class Input(enum.Enum):
+    """The setting ``input``."""
+
+    AUTO = "auto"
+    ECHO = "echo"
+    PACED = "paced"
+    DIRECT = "direct"
+
+
+class Mode(enum.Enum):
+    """What clocks the input now."""
+
+    ECHO = "echo"
+    TIMED = "timed"
+    DIRECT = "direct"
+
+
+# QEMU's version cannot be seen on the wire, so `auto` is what is safe everywhere.
+_FIRST_MODE = {
+    Input.AUTO: Mode.ECHO,
+    Input.ECHO: Mode.ECHO,
+    Input.PACED: Mode.TIMED,
+    Input.DIRECT: Mode.DIRECT,
+}
+
+
+class Pacer:
+    """Ask ``allowance``, report what was ``sent`` and what came as ``output``."""
+
+    def __init__(self, setting: Input = Input.AUTO) -> None:
+        self._setting = setting
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, as after a connection: nothing in flight, nothing known of the guest."""
+        self.mode = _FIRST_MODE[self._setting]
+        self.window = 1
+        self._in_flight = b""
+        self._echoed = False  # anything, in this burst
+        self._seen = b""  # output since the oldest byte in flight, without what was matched
+        self._last_sent = -math.inf
+        self._progress = -math.inf  # the time of the last send into an idle line, or echo
+
+    def allowance(self, now: float, pending: int) -> int:
+        """How many of ``pending`` bytes may be sent at time ``now``."""
+        self._expire(now)
+        match self.mode:
+            case Mode.DIRECT:
+                room = FRAME
+            case Mode.TIMED:
+                room = TIMED_BYTES if now >= self._last_sent + TIMED_INTERVAL else 0
+            case Mode.ECHO:
+                room = max(self.window - len(self._in_flight), self._keystroke_room(now, pending))
+        return min(room, pending)
+
+    def deadline(self, pending: int) -> float:
+        """When to ask again if there is no output until then; infinity if only output helps."""
+        if not pending:
+            return math.inf
+        match self.mode:
+            case Mode.DIRECT:
+                return math.inf
+            case Mode.TIMED:
+                return self._last_sent + TIMED_INTERVAL
+            case Mode.ECHO:
+                keystroke = self._last_sent + KEYSTROKE_WAIT
+                return min(self._expiry, keystroke if pending <= KEYSTROKE else math.inf)
+
+    def sent(self, data: bytes, now: float) -> None:
+        """Report that ``data`` went to the guest."""
+        if self.mode is Mode.DIRECT:
+            return
+        if not self._in_flight:
+            self._progress = now
+            self._seen = b""
+        if self.mode is Mode.TIMED:
+            # Not a window, only a sample by which a returning echo is recognised.
+            self._in_flight, self._seen = data, b""
+        else:
+            self._in_flight = (self._in_flight + data)[-_MEMORY:]
+        self._last_sent = now
+
+    def output(self, data: bytes, now: float) -> None:
+        """Report ``data`` from the guest: give credit for the echoes in it."""
+        if not self._in_flight:
+            return
+        seen = self._seen + data
+        while self._in_flight:
+            count, end = find_echo(seen, self._in_flight)
+            if not count:
+                break
+            seen = seen[end:]
+            self._in_flight = self._in_flight[count:]
+            self._credit(now)
+        self._seen = seen[-_SEEN:]
+
+    @property
+    def _expiry(self) -> float:
+        if not self._in_flight:
+            return math.inf
+        return self._progress + (ECHOED_WAIT if self._echoed else UNECHOED_WAIT)
+
+    def _credit(self, now: float) -> None:
+        if self.mode is Mode.TIMED:
+            if self._setting is Input.PACED:
+                return
+            self.mode = Mode.ECHO
+        self.window = min(2 * self.window, WINDOW)
+        self._echoed = True
+        self._progress = now
+
+    def _expire(self, now: float) -> None:
+        """Move on where an echo is overdue, or where a new burst begins."""
+        if self.mode is Mode.ECHO and now >= self._expiry:
+            # First miss: count them lost or swallowed and try again, carefully.
+            # Nothing at all since then: nobody echoes.
+            self.mode = Mode.ECHO if self._echoed else Mode.TIMED
+            self._in_flight, self._echoed, self.window = b"", False, 1
+        if now >= max(self._last_sent, self._progress) + SILENCE:
+            self._in_flight, self._echoed, self.window = b"", False, 1
+            self.mode = _FIRST_MODE[self._setting]
+
+    def _keystroke_room(self, now: float, pending: int) -> int:
+        if pending > KEYSTROKE or now < self._last_sent + KEYSTROKE_WAIT:
+            return 0
+        return 1 if self.window == 1 else pending
+
+
+def find_echo(output: bytes, in_flight: bytes) -> tuple[int, int]:
+    """Find where ``output`` echoes the beginning of ``in_flight``.
+
+    Returns how many bytes in flight the first sufficient run covers, and where in
+    ``output`` it ends; (0, 0) where there is none.
+    """
+    enough = min(RUN, len(in_flight))
+    # A long output (a flood) is searched for four literal bytes at once, at C speed.
+    literal = in_flight[: enough if len(output) > _SEEN else 1]
+    if not all(_is_literal(byte) for byte in literal):
+        literal = b""
+    at = 0 if not literal else output.find(literal)
+    while 0 <= at < len(output):
+        count, end, solid = _match(output, at, in_flight)
+        if count >= enough and solid:
+            return count, end
+        at = output.find(literal, at + 1) if literal else at + 1
+    return 0, 0
+
+
+def _match(output: bytes, at: int, in_flight: bytes) -> tuple[int, int, bool]:
+    """Match as many bytes in flight as possible from ``at``: (how many, end, any visible?)."""
+    count, solid = 0, False
+    while count < len(in_flight):
+        for form in _FORMS[in_flight[count]]:
+            if output.startswith(form, at):
+                solid = solid or form != b""
+                at += len(form)
+                count += 1
+                break
+        else:
+            # readline, at the terminal's right edge, writes a blank and returns.
+            if not count or not output.startswith(b" \r", at):
+                break
+            at += 2
+    return count, at, solid
+
+
+def _is_literal(byte: int) -> bool:
+    return byte >= 0x20 and byte != 0x7F
+
+
+# How a guest may echo a byte, the longest form first: a line's end as CR LF (termios
+# ONLCR), a control byte as itself, as ^X (ECHOCTL) or, by a line editor, not at all.
+_FORMS: tuple[tuple[bytes, ...], ...] = tuple(
+    (bytes([byte]),)
+    if _is_literal(byte)
+    else (b"\r\n", b"\r", b"\n")
+    if byte in b"\r\n"
+    else (b"\b \b", b"^?", b"\x7f", b"")
+    if byte == 0x7F
+    else (b"\b \b", b"^H", b"\b", b"")
+    if byte == 0x08
+    else (bytes([byte]), b"^" + bytes([byte + 0x40]), b"")
+    for byte in range(256)
+)

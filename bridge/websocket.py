@@ -1,0 +1,260 @@
+"""RFC 6455 as QEMU speaks it, without I/O.
+
+``websockets``' ClientProtocol does the handshake, control frames, fragments and masking.
+It would also do the data, but at a few microseconds a frame: QEMU's UART sends every byte
+as a frame of its own, up to 95 000 a second.  So whole, final, unmasked binary frames
+are peeled off the buffer here, a run of equally long ones by a handful of slices, and
+ClientProtocol sees only what is left, whole frames at a time: the undecoded tail of the
+stream is always one bytes object of ours.
+"""
+
+import enum
+import re
+from dataclasses import dataclass
+
+from websockets.client import ClientProtocol
+from websockets.frames import Close, Frame, Opcode
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from bridge.printable import printable
+from bridge.url import TcpAddress, UpstreamUrl
+
+# QEMU sends at most 8192 bytes a frame; other servers may send more, but not without end.
+MAX_FRAME = 1 << 20
+MAX_HEAD = 16 * 1024
+
+_PLAIN = 0x82  # FIN, no reserved bit, opcode 2 (RFC 6455, 5.2)
+_FIRST_LOOK = 16
+
+
+class Retry(enum.Enum):
+    """What the end of a connection says about another attempt."""
+
+    YES = "the same request may succeed later"
+    NO = "the same request would be refused again, or be typed into a guest once more"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why the websocket stream is over."""
+
+    reason: str
+    retry: Retry = Retry.YES
+
+
+class Wire:
+    """One connection's protocol state: ``hello``, then ``receive`` and ``send``.
+
+    Once ``end`` is set nothing more is read or written through it.
+    """
+
+    def __init__(self, url: UpstreamUrl) -> None:
+        # A Unix socket's Host may be anything (RFC 9112, 3.2 wants one).
+        host, port = "localhost", 80
+        if isinstance(url.address, TcpAddress):
+            host, port = url.address.host, url.address.port
+        path, _, query = url.resource.partition("?")
+        # QEMU takes a client that asks for `binary` or for nothing; its first versions
+        # insisted on the former.  No extensions: QEMU has none.
+        self._protocol = ClientProtocol(
+            WebSocketURI(False, host, port, path, query),
+            subprotocols=[Subprotocol("binary")],
+            max_size=MAX_FRAME,
+        )
+        self._tail = bytearray()
+        self._wanted = 1  # bytes the tail must reach before another look at it can help
+        self._fragmented = False  # between the first and the last frame of a message
+        self.open = False
+        """The handshake is done."""
+        self.answered = False
+        """Anything has come at all."""
+        self.end: End | None = None
+
+    def hello(self) -> bytes:
+        """The handshake request."""
+        self._protocol.send_request(self._protocol.connect())
+        return self._outgoing()
+
+    def send(self, payload: bytes) -> bytes:
+        """One masked, final, binary frame."""
+        self._protocol.send_binary(payload)
+        return self._outgoing()
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take ``data`` from the network; return (payload, bytes to send back)."""
+        self.answered = True
+        self._tail += data
+        if not self.open:
+            self._receive_head()
+        if not self.open or self.end or len(self._tail) < self._wanted:
+            return b"", b""
+        buffer = bytes(self._tail)
+        payload: list[bytes] = []
+        reply = b""
+        at = 0
+        while not self.end:
+            if not self._fragmented:
+                at = peel(buffer, at, payload)
+            self._wanted = frame_size(buffer, at)
+            if self._wanted > len(buffer) - at:
+                break
+            reply += self._receive_odd(buffer[at : at + self._wanted], payload)
+            at += self._wanted
+        del self._tail[:at]
+        return b"".join(payload), reply
+
+    def receive_eof(self) -> None:
+        """The network's stream is over; ``end`` says what that means."""
+        if self.end:
+            return
+        if self.open:
+            self.end = End("the connection was closed (the VM is gone)")
+        elif self._tail:
+            # QEMU's 400 comes without the blank line that ends a head.
+            self._judge_head(bytes(self._tail))
+        else:
+            self.end = End("the connection was closed without an answer")
+
+    def _receive_head(self) -> None:
+        """Complete the handshake if the response's head is whole, or end."""
+        if not b"HTTP/1.1 ".startswith(self._tail[:9]):
+            self._judge_head(bytes(self._tail))
+            return
+        head, separator, rest = bytes(self._tail).partition(b"\r\n\r\n")
+        if not separator:
+            if len(head) > MAX_HEAD:
+                self.end = End(f"the answer's head is longer than {MAX_HEAD} bytes", Retry.NO)
+            return
+        if not head.startswith(b"HTTP/1.1 101"):
+            self._judge_head(head)
+            return
+        self._protocol.receive_data(head + separator)
+        self._protocol.events_received()
+        if self._protocol.handshake_exc is not None:
+            # A 101 whose headers are wrong.
+            self.end = End(
+                f"not a websocket: {printable(str(self._protocol.handshake_exc))}", Retry.NO
+            )
+            return
+        self.open = True
+        self._tail[:] = rest
+        self._wanted = 1
+
+    def _judge_head(self, head: bytes) -> None:
+        """End the connection as an answer that is not 101 deserves."""
+        line = head.partition(b"\r\n")[0]
+        status = re.match(rb"HTTP/1\.[01] (\d)\d\d", line)
+        if status is None:
+            self.end = End(
+                f"what answers is not a websocket (it says '{printable(line, 40)}');"
+                " has the chardev websocket=on?",
+                Retry.NO,
+            )
+        elif status[1] == b"4":
+            hint = "; QEMU's path is exactly /" if b" 404" in line else ""
+            self.end = End(f"refused: {printable(line, 60)}{hint}", Retry.NO)
+        else:
+            self.end = End(f"answered: {printable(line, 60)}")
+
+    def _receive_odd(self, frame: bytes, payload: list[bytes]) -> bytes:
+        """Let ClientProtocol judge a frame that is not plain data; return the reply."""
+        self._protocol.receive_data(frame)
+        for event in self._protocol.events_received():
+            assert isinstance(event, Frame)
+            match event.opcode:
+                case Opcode.BINARY | Opcode.TEXT | Opcode.CONT:
+                    payload.append(bytes(event.data))
+                    self._fragmented = not event.fin
+                case Opcode.CLOSE:
+                    close = Close.parse(event.data)
+                    self.end = End(f"closed by the server: {printable(str(close))}")
+                case _:  # a PING has been answered; a PONG we never asked for
+                    pass
+        if self._protocol.parser_exc is not None:
+            violation = type(self._protocol.parser_exc).__name__
+            text = printable(str(self._protocol.parser_exc))
+            self.end = End(f"not what a websocket server sends: {violation}: {text}")
+        return self._outgoing()
+
+    def _outgoing(self) -> bytes:
+        return b"".join(self._protocol.data_to_send())
+
+
+def peel(buffer: bytes, at: int, payload: list[bytes]) -> int:
+    """Append the payload of the plain frames from ``at`` on; return where they end.
+
+    A frame is plain if it is whole, final, binary and unmasked.  Costs a few slices per
+    run of equally long small frames, one slice for each larger frame.
+    """
+    while at + 2 <= len(buffer) and buffer[at] == _PLAIN:
+        length = buffer[at + 1]
+        size = frame_size(buffer, at)
+        if length > 126 or size > len(buffer) - at:
+            break  # masked, beyond 64 KiB, or not all here
+        if length == 126:
+            payload.append(buffer[at + 4 : at + size])
+            at += size
+        else:
+            count = _run(buffer, at, size)
+            payload.append(_strip(buffer, at, size, count))
+            at += count * size
+    return at
+
+
+def _run(buffer: bytes, at: int, size: int) -> int:
+    """Count the whole frames from ``at`` that have the same two bytes of header.
+
+    Looks at 16 first and at four times as many after each success, so that a mixture of
+    lengths does not cost a look at the whole buffer for each frame.
+    """
+    available = (len(buffer) - at) // size
+    flags, length = buffer[at : at + 1], buffer[at + 1 : at + 2]
+    count, look = 0, _FIRST_LOOK
+    while count < available:
+        start = at + count * size
+        n = min(look, available - count)
+        stop = start + n * size
+        same = min(
+            n - len(buffer[start:stop:size].lstrip(flags)),
+            n - len(buffer[start + 1 : stop : size].lstrip(length)),
+        )
+        count += same
+        if same < n:
+            break
+        look *= 4
+    return count
+
+
+def _strip(buffer: bytes, at: int, size: int, count: int) -> bytes:
+    """The payload of ``count`` frames of ``size`` bytes with two bytes of header each."""
+    stop = at + count * size
+    length = size - 2
+    if length == 1:
+        return buffer[at + 2 : stop : size]
+    if count < length:
+        return b"".join(buffer[i + 2 : i + size] for i in range(at, stop, size))
+    # More frames than columns: move column by column, each one slice to slice.
+    stripped = bytearray(count * length)
+    for column in range(length):
+        stripped[column::length] = buffer[at + 2 + column : stop : size]
+    return bytes(stripped)
+
+
+def frame_size(buffer: bytes, at: int) -> int:
+    """Bytes from ``at`` that the frame has, or that are needed to know (RFC 6455, 5.2).
+
+    For a frame beyond MAX_FRAME only its header's: that is all it takes to refuse it.
+    """
+    available = len(buffer) - at
+    if available < 2:
+        return 2
+    length = buffer[at + 1] & 0x7F
+    header = 2 + (0, 2, 8)[max(0, length - 125)] + (4 if buffer[at + 1] & 0x80 else 0)
+    if available < header:
+        return header
+    if length == 126:
+        length = int.from_bytes(buffer[at + 2 : at + 4], "big")
+    elif length == 127:
+        length = int.from_bytes(buffer[at + 2 : at + 10], "big")
+    return header + length if length <= MAX_FRAME else header
