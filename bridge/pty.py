@@ -211,7 +211,7 @@ class PtyEndpoint:
         # nearly always has the old one's path.
         self._pty.close()
         warned = False
-        while True:  # noqa: ASYNC110 (no event tells that a PTY is free)
+        while True:
             try:
                 self._install(Pty.create())
             except OSError as error:
@@ -219,6 +219,6 @@ class PtyEndpoint:
                 if not warned:
                     self._warn(f"no new PTY, trying again every second: {error.strerror}")
                     warned = True
-                await trio.sleep(1)
+                await trio.sleep(1)  # no event tells when one is free
             else:
                 return

@@ -1,0 +1,141 @@
+"""The rules of these tests.
+
+Real parts: PTYs, sockets, QEMU, screen.  The service and the tools run as an ordinary
+user, never as root.  Loopback only; every port is a free one.  No test sleeps to wait for
+something: it waits for the event, or looks again and again with a limit.  Every test has
+an absolute time limit (pyproject.toml).  What a machine lacks is skipped with a loud
+reason, but nothing may be skipped where CI=true.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.qemu import Qemu
+from tests.support.user import REPOSITORY, User, install, make_base
+
+TOOLS = ["qemu-system-x86_64", "screen", "minicom", "picocom", "tio", "socat", "nc", "tmux"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every repetition and long wait")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        chosen = [item for item in items if item.get_closest_marker("long") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":  # type: ignore[attr-defined]
+        report.outcome = "failed"  # type: ignore[attr-defined]
+        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture(scope="session")
+def repetitions(request: pytest.FixtureRequest) -> int:
+    """How often a scenario that must never fail is repeated."""
+    return 20 if request.config.getoption("--long") else 3
+
+
+@pytest.fixture(scope="session")
+def base() -> Iterator[Path]:
+    """A directory for everybody, with ttybridge installed in ``venv``."""
+    directory = make_base()
+    try:
+        install(directory)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def user(base: Path) -> User:
+    """Whom everything runs as."""
+    user = User("games", base)
+    probe = user.run(["ttybridge", "--version"])
+    assert probe.returncode == 0, f"user {user.uid} can't run ttybridge: {probe.stderr}"
+    return user
+
+
+@pytest.fixture(scope="session")
+def intruder(base: Path) -> User:
+    """Another user of the same machine."""
+    if os.geteuid() != 0:
+        pytest.skip("a second user can only be played by root")
+    return User("daemon", base)
+
+
+@pytest.fixture
+def directory(user: User, base: Path) -> Iterator[Path]:
+    """A fresh directory that is the user's; short, as Unix sockets' paths must be."""
+    path = base / f"t{next(_numbers)}"
+    path.mkdir()
+    user.own(path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+_numbers = iter(range(1_000_000))
+
+
+@pytest.fixture(scope="session")
+def tools() -> None:
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {' '.join(missing)} (contrib/check as root installs them)")
+
+
+@pytest.fixture(scope="session")
+def linux(tools: None, base: Path) -> Path:
+    """A directory with the kernel and the initramfs of the Linux guest."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttybridge" / "guest"
+    built = subprocess.run(
+        [REPOSITORY / "contrib" / "guest" / "linux", cache],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode != 0:
+        pytest.skip(f"no Linux guest: {built.stderr.strip()}")
+    shared = base / "guest"
+    shutil.copytree(cache, shared)
+    for file in shared.iterdir():
+        file.chmod(0o644)
+    return shared
+
+
+@pytest.fixture
+def boot(tools: None, user: User, directory: Path) -> Iterator["Boot"]:
+    """Start VMs: ``boot("echo")``."""
+    booted = Boot(user, directory)
+    yield booted
+    booted.end()
+
+
+class Boot:
+    def __init__(self, user: User, directory: Path) -> None:
+        self._user, self._directory = user, directory
+        self._running: list[Qemu] = []
+
+    def __call__(self, guest: str, *, linux: Path | None = None, unix: bool = False) -> Qemu:
+        place = self._directory / f"vm{len(self._running)}"
+        place.mkdir()
+        self._user.own(place)
+        vm = Qemu(self._user, place, guest, linux=linux, unix=unix)
+        self._running.append(vm)
+        return vm
+
+    def end(self) -> None:
+        for vm in self._running:
+            if vm.process.poll() is None:
+                vm.kill()

@@ -1,0 +1,129 @@
+"""Real virtual machines: boot sectors of a few bytes, and a small Linux."""
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.user import User
+from tests.support.waiting import eventually
+
+# x86 boot sectors on COM1, without and with its FIFO on.  A sector is 512 bytes, and ends
+# with the signature 55 aa.
+SECTORS = {
+    # Returns each byte; the FIFO stays off, as the firmware leaves it.
+    "echo": "fabafd03eca80174fbbaf803ec88c3bafd03eca82074fbbaf80388d8eeebe2",
+    # The same with a FIFO of 16 bytes.
+    "echofifo": "fabafa03b0c7eebafd03eca80174fbbaf803ec88c3bafd03eca82074fbbaf80388d8eeebe2",
+    # Prints an eight-digit hexadecimal counter and LF for ever.
+    "flood": "fa6631dbb908006689de66c1c60489f0240f04303c3976020407e80b00e2ebb00ae804006643ebdc"
+    "88c4bafd03eca82074fbbaf80388e0eec3",
+    # Never reads, never writes.
+    "deaf": "faf4ebfd",
+}
+
+
+def free_port() -> int:
+    """A loopback port that nobody has just now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Qemu:
+    """One VM with its serial port as a websocket server; a context."""
+
+    def __init__(
+        self,
+        user: User,
+        directory: Path,
+        guest: str,
+        *,
+        port: int | None = None,
+        linux: Path | None = None,
+        unix: bool = False,
+    ) -> None:
+        self._directory = directory
+        self._user = user
+        self.port = port or free_port()
+        self.path = directory / "serial.sock"
+        self.url = f"ws+unix://{self.path}" if unix else f"ws://127.0.0.1:{self.port}"
+        where = f"path={self.path}" if unix else f"host=127.0.0.1,port={self.port}"
+        self._qmp_path = directory / "qmp.sock"
+        self._command = [
+            "qemu-system-x86_64",
+            *("-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"),
+            *("-chardev", f"socket,id=c,websocket=on,{where},server=on,wait=off"),
+            *("-serial", "chardev:c"),
+            *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
+            *self._machine(guest, linux),
+        ]
+        self._start()
+
+    def _machine(self, guest: str, linux: Path | None) -> list[str]:
+        if linux is not None:
+            kernel = ["-kernel", str(linux / "vmlinuz"), "-initrd", str(linux / "initrd")]
+            return ["-m", "256", *kernel, "-append", "console=ttyS0 quiet"]
+        sector = self._directory / f"{guest}.img"
+        code = bytes.fromhex(SECTORS[guest])
+        sector.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
+        sector.chmod(0o644)
+        return ["-m", "16", "-drive", f"format=raw,file={sector},if=ide,snapshot=on"]
+
+    def _start(self) -> None:
+        self.process = self._user.popen(self._command, stdin=subprocess.DEVNULL)
+        self._qmp = eventually(self._connect_qmp, what="QMP of the VM")
+        self._answers = self._qmp.makefile("rb")
+        self._answers.readline()  # the greeting
+        self.qmp("qmp_capabilities")
+
+    def _connect_qmp(self) -> socket.socket | None:
+        assert self.process.poll() is None, "QEMU has ended"
+        qmp = socket.socket(socket.AF_UNIX)
+        try:
+            qmp.connect(os.fspath(self._qmp_path))
+        except OSError:
+            qmp.close()
+            return None
+        return qmp
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        self._qmp.sendall(json.dumps(request).encode())
+        for line in self._answers:
+            answer = json.loads(line)
+            if "event" not in answer:
+                assert "return" in answer, answer
+                return answer["return"]
+        raise AssertionError("QMP closed")
+
+    def connected(self) -> bool:
+        """Does QEMU think that it has a client?"""
+        rows = self.qmp("query-chardev")
+        return not next(r["filename"] for r in rows if r["label"] == "c").startswith("disconnected")
+
+    def kill(self) -> None:
+        """End the VM as a crash does."""
+        self._answers.close()
+        self._qmp.close()
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again, on the same port."""
+        self._qmp_path.unlink(missing_ok=True)
+        self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
