@@ -6,9 +6,7 @@ stream.  The demo bridges it by the very code that bridges QEMU, and the tests h
 the same cases as the real one.
 """
 
-import contextlib
 import socket
-from collections.abc import Iterator
 
 import trio
 from trio_websocket import (
@@ -30,7 +28,8 @@ class ConsoleServer:
         listener.setblocking(False)
         self._listener = trio.socket.from_stdlib_socket(listener)
         self._guest = guest
-        self._booted = False
+        # What the guest is printing; it is in the midst of it when a client leaves.
+        self._output = guest.boot()
         self.port: int = self._listener.getsockname()[1]
 
     @property
@@ -38,7 +37,7 @@ class ConsoleServer:
         return f"ws://127.0.0.1:{self.port}"
 
     async def run(self) -> None:
-        """Serve one client after the other; the first one's coming powers the guest on."""
+        """Serve one client after the other; the guest boots as the first one comes."""
         with self._listener:
             while True:
                 connection, _ = await self._listener.accept()
@@ -54,25 +53,17 @@ class ConsoleServer:
                 # Accepted with `binary`, and with no subprotocol at all.
                 binary = "binary" if "binary" in request.proposed_subprotocols else None
                 client = await request.accept(subprotocol=binary)
-                nursery.start_soon(self._boot, client)
                 while True:
+                    await self._print(client)
                     message = await client.get_message()
                     data = message.encode() if isinstance(message, str) else message
-                    await _print(client, self._guest.receive(data))
+                    self._output = self._guest.receive(data)
             except (ConnectionClosed, HandshakeError, trio.BrokenResourceError):
                 pass  # the client has left; the guest goes on
             finally:
                 nursery.cancel_scope.cancel()
 
-    async def _boot(self, client: WebSocketConnection) -> None:
-        if self._booted:
-            return
-        self._booted = True
-        with contextlib.suppress(ConnectionClosed):
-            await _print(client, self._guest.boot())
-
-
-async def _print(client: WebSocketConnection, output: Iterator[bytes]) -> None:
-    for piece in output:
-        for byte in piece:
-            await client.send_message(bytes([byte]))
+    async def _print(self, client: WebSocketConnection) -> None:
+        for piece in self._output:
+            for byte in piece:
+                await client.send_message(bytes([byte]))

@@ -132,6 +132,7 @@ class Upstream:
 
     async def _read(self, connection: "_Connection") -> None:
         wire = connection.wire
+        flood = Flood()
         while wire.end is None:
             payload = await connection.receive()
             if wire.open and self._console.state is not State.ONLINE:
@@ -139,6 +140,8 @@ class Upstream:
             if payload:
                 await self._console.wait_laggards(len(payload))
                 self._console.feed(payload)
+                if pause := flood.pause(len(payload), connection.frames_sent, trio.current_time()):
+                    await trio.sleep(pause)
 
     async def _judge_silence(self, connection: "_Connection", reading: trio.CancelScope) -> None:
         """While there is no answer: name the state, and give up on one who will not answer."""
@@ -168,6 +171,35 @@ class Upstream:
             pause = NEXT_LOOK
 
 
+class Flood:
+    """Lets a guest that prints without end be read once a millisecond, not per handful of bytes.
+
+    A flood is a streak of small reads, each soon after the one before and with nothing
+    sent between them.  So neither the first bytes after quiet are delayed, nor an echo.
+    Pure; one per connection.
+    """
+
+    PAUSE = 0.001
+    GAP = 0.002
+    STREAK = 8
+    SMALL = READ_SIZE // 8
+
+    def __init__(self) -> None:
+        self._streak = 0
+        self._last = -math.inf
+        self._sent = 0
+
+    def pause(self, size: int, sent: int, now: float) -> float:
+        """How long to wait after a read of ``size`` bytes; ``sent`` counts frames sent so far."""
+        calm = size > self.SMALL or sent != self._sent or now > self._last + self.GAP
+        self._streak = 0 if calm else self._streak + 1
+        self._sent, self._last = sent, now
+        if self._streak < self.STREAK:
+            return 0.0
+        self._last += self.PAUSE
+        return self.PAUSE
+
+
 class _Connection:
     """A connected socket and its protocol state: the Line that a console sends through."""
 
@@ -177,6 +209,7 @@ class _Connection:
         self._unsent = b""
         self._not_all_sent = trio.Event()
         self._last_sent = -math.inf  # input for the guest
+        self.frames_sent = 0
 
     @property
     def clear(self) -> bool:
@@ -184,6 +217,7 @@ class _Connection:
 
     def send(self, payload: bytes) -> None:
         self._last_sent = trio.current_time()
+        self.frames_sent += 1
         self.transmit(self.wire.send(payload))
 
     def transmit(self, data: bytes) -> None:

@@ -55,7 +55,7 @@ class Qemu:
         self._qmp_path = directory / "qmp.sock"
         self._command = [
             "qemu-system-x86_64",
-            *("-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"),
+            *("-accel", "tcg", "-nodefaults", "-display", "none"),
             *("-chardev", f"socket,id=c,websocket=on,{where},server=on,wait=off"),
             *("-serial", "chardev:c"),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),

@@ -1,0 +1,299 @@
+"""A PTY behaves as a serial line, whatever its clients do to it.
+
+Each test is one trap of Linux or of a tool.  The clients are scripts that run as an
+ordinary user on the PTY of a real service (root would not even notice EBUSY).
+"""
+
+import re
+import signal
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bridge import Bridge
+from tests.support.client import Client
+from tests.support.user import User
+from tests.support.waiting import eventually
+
+PROMPT = b"demo$ "
+
+PRELUDE = """
+import fcntl, os, select, struct, sys, termios, tty
+link = sys.argv[1]
+def open_link():
+    return os.open(link, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+def read_until(fd, wanted, limit=20):
+    seen = b""
+    while wanted not in seen:
+        assert select.select([fd], [], [], limit)[0], seen
+        seen += os.read(fd, 4096)
+    return seen
+def say(word):
+    print(word, flush=True)
+def wait_told():
+    sys.stdin.readline()
+"""
+
+
+class Script:
+    """A client of the PTY, in step with the test: it says words, the test tells it to go on."""
+
+    def __init__(self, user: User, bridge: Bridge, code: str) -> None:
+        self.process = user.popen(
+            ["python", "-c", PRELUDE + textwrap.dedent(code), bridge.link],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def heard(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        assert self.process.wait(30) == 0
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture
+def bridge(user: User, directory: Path) -> Iterator[Bridge]:
+    with Bridge(user, directory / "run", command="demo") as bridge:
+        bridge.wait_message("ONLINE")
+        with Client(bridge.raw) as client:
+            client.sync()  # past the boot
+        yield bridge
+
+
+@pytest.fixture
+def raw(bridge: Bridge) -> Iterator[Client]:
+    """Somebody else on the console, who sees all output and can cause some."""
+    with Client(bridge.raw) as client:
+        yield client
+
+
+def command(client: Client, line: str) -> bytes:
+    client.type(line.encode() + b"\r")
+    client.read_until(b"\n")
+    return client.read_until(PROMPT)
+
+
+def test_is_private_raw_and_silent_from_birth(user: User, bridge: Bridge) -> None:
+    assert bridge.link.stat().st_mode & 0o777 == 0o600
+    settings = user.run(["stty", "-F", bridge.link, "-a"]).stdout
+    for off in ("-echo", "-icanon", "-isig", "-opost", "-ixon", "-icrnl"):
+        assert re.search(rf"(^|\s){off}\b", settings), settings
+    assert "cs8" in settings
+
+
+def test_nothing_is_kept_for_a_client_who_was_not_there(
+    user: User, bridge: Bridge, raw: Client
+) -> None:
+    command(raw, "flood 2000")
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        say(bool(select.select([fd], [], [], 0.5)[0]))
+        """,
+    )
+    assert client.heard() == "False"
+    client.end()
+
+
+def test_nobody_attached_costs_nothing(user: User, bridge: Bridge, raw: Client) -> None:
+    """Neither before the first client nor after the last (a hung-up master polls for ever)."""
+
+    def wakeups() -> int:
+        status = Path(f"/proc/{bridge.process.pid}/status").read_text()
+        return int(re.findall(r"voluntary_ctxt_switches:\s+(\d+)", status)[0])
+
+    for _ in range(2):
+        before = wakeups(), bridge.cpu_seconds()
+        for _ in range(10):  # some time passes
+            user.run(["ttybridge", "path", "demo", "--runtime-dir", bridge.directory])
+        after = wakeups(), bridge.cpu_seconds()
+        assert after[0] - before[0] < 100
+        assert after[1] - before[1] < 0.1
+        user.run(["sh", "-c", f"printf '\\r' > {bridge.link}"])
+        raw.read_until(PROMPT)
+
+
+def test_output_begins_after_the_tools_flush(user: User, bridge: Bridge, raw: Client) -> None:
+    """Every tool flushes right after open: what had been written by then would be lost."""
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        say("open")
+        wait_told()
+        for _ in range(3):
+            termios.tcflush(fd, termios.TCIOFLUSH)
+            select.select([], [], [], 0.003)
+        read_until(fd, b"early bird\\r")
+        say("seen")
+        """,
+    )
+    assert client.heard() == "open"
+    raw.type(b"echo early bird\r")
+    client.go_on()
+    assert client.heard() == "seen"
+    client.end()
+
+
+def test_what_one_client_left_unread_is_not_shown_to_the_next(
+    user: User, bridge: Bridge, raw: Client
+) -> None:
+    sleeper = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        say("open")
+        wait_told()
+        """,
+    )
+    sleeper.heard()
+    command(raw, "flood 3000")
+    sleeper.go_on()
+    sleeper.end()
+    # A client who asks for output of his own sees only that.
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        select.select([], [], [], 0.1)
+        os.write(fd, b"echo mine\\r")
+        say(b"0000" in read_until(fd, b"mine\\r\\ndemo$ "))
+        """,
+    )
+    assert client.heard() == "False"
+    client.end()
+
+
+def test_stty_sane_is_healed(user: User, bridge: Bridge, raw: Client) -> None:
+    """ECHO on would type all the guest's output back into the guest."""
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        say("open")
+        wait_told()
+        read_until(fd, b"not typed back\\r\\ndemo$ ")
+        say(termios.tcgetattr(fd)[3] & (termios.ECHO | termios.ICANON | termios.ISIG))
+        """,
+    )
+    client.heard()
+    assert user.run(["stty", "-F", bridge.link, "sane"]).returncode == 0
+    assert command(raw, "echo not typed back") == b"not typed back\r\n" + PROMPT
+    # Were output echoed, the guest would now have lines of its own to complain about.
+    assert command(raw, "echo still clean") == b"still clean\r\n" + PROMPT
+    client.go_on()
+    assert client.heard() == "0"
+    client.end()
+
+
+def test_output_cannot_stop_the_keyboard(user: User, bridge: Bridge, raw: Client) -> None:
+    """screen sets IXON, with which a ^S among the guest's output would stop all input."""
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        settings = termios.tcgetattr(fd)
+        settings[0] |= termios.IXON
+        termios.tcsetattr(fd, termios.TCSANOW, settings)
+        say("set")
+        wait_told()
+        read_until(fd, b"\\x11\\x12\\x13\\x14")
+        os.write(fd, b"echo typed after all\\r")
+        read_until(fd, b"typed after all\\r\\n")
+        """,
+    )
+    client.heard()
+    command(raw, "bytes")
+    client.go_on()
+    raw.read_until(b"\ntyped after all")
+    client.end()
+
+
+def test_exclusive_use_ends_with_its_client(user: User, bridge: Bridge, raw: Client) -> None:
+    """TIOCEXCL, which screen sets, outlives screen on a PTY: the PTY is replaced."""
+    for word in ("one", "two"):
+        client = Script(
+            user,
+            bridge,
+            f"""
+            fd = eventually_open = None
+            import time
+            deadline = time.monotonic() + 20
+            while fd is None:
+                try:
+                    fd = open_link()
+                except OSError as error:
+                    assert error.errno == 16 and time.monotonic() < deadline, error
+            fcntl.ioctl(fd, termios.TIOCEXCL)
+            try:
+                open_link()
+            except OSError as error:
+                assert error.errno == 16, error
+                say("busy")
+            select.select([], [], [], 0.1)
+            os.write(fd, b"echo {word}\\r")
+            read_until(fd, b"{word}\\r\\ndemo$ ")
+            """,
+        )
+        assert client.heard() == "busy"
+        client.end()
+        raw.read_until(b"\n" + word.encode() + b"\r\n" + PROMPT)
+    # Nobody is shut out for longer than the moment it takes.
+    eventually(lambda: user.run(["stty", "-F", bridge.link]).returncode == 0)
+
+
+def test_a_redirection_types(user: User, bridge: Bridge, raw: Client) -> None:
+    """`echo reboot > link` opens, writes and closes before anybody can have looked."""
+    for number in range(5):
+        user.run(["sh", "-c", f"printf 'echo from-{number}\\r' > {bridge.link}"])
+        raw.read_until(b"\nfrom-%d\r\n" % number)
+
+
+def test_a_stopped_client_harms_nobody(user: User, bridge: Bridge, raw: Client) -> None:
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        say("open")
+        wait_told()
+        read_until(fd, b"that is all\\r\\ndemo$ ")
+        """,
+    )
+    client.heard()
+    client.process.send_signal(signal.SIGSTOP)
+    flood = command(raw, "flood 5000")
+    assert flood == b"".join(b"%08d\r\n" % n for n in range(1, 5001)) + PROMPT
+    command(raw, "echo that is all")
+    client.process.send_signal(signal.SIGCONT)
+    client.go_on()
+    client.end()
+
+
+def test_the_last_keys_of_a_client_who_leaves_are_typed(
+    user: User, bridge: Bridge, raw: Client
+) -> None:
+    """More than fits the input queue, written in one go by one who leaves at once."""
+    text = "x" * 3000
+    user.run(["sh", "-c", f"printf 'echo {text}y\\recho {text}z\\r' > {bridge.link}"])
+    raw.read_until(b"\n" + text.encode() + b"z\r\n")

@@ -1,0 +1,151 @@
+"""Bytes arrive: all values, in order, none lost, down and up."""
+
+import hashlib
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Boot
+from tests.support.bridge import Bridge
+from tests.support.client import Client
+from tests.support.fake import Fake
+from tests.support.terminal import Terminal
+from tests.support.user import User
+from tests.support.waiting import eventually
+
+MIB = 1 << 20
+NOISE = random.Random(0).randbytes(MIB)
+
+
+def settings(directory: Path, url: str, clocking: str) -> str:
+    config = directory / "config.toml"
+    config.write_text(f'[consoles.vm]\nurl = "{url}"\ninput = "{clocking}"\n')
+    config.chmod(0o644)
+    return str(config)
+
+
+def test_one_mebibyte_down_is_exact(user: User, directory: Path) -> None:
+    """One byte a frame, as QEMU's UART sends."""
+    with Fake("noise") as vm, Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        with Client(bridge.raw) as client:
+            bridge.wait_message("ONLINE")
+            client.type(b"go")
+            assert client.read_exactly(MIB) == NOISE
+
+
+def test_one_mebibyte_up_is_exact(user: User, directory: Path) -> None:
+    """To a guest that takes what comes (`direct`); it answers with the sum of what it got."""
+    with Fake("digest") as vm:
+        config = settings(directory, vm.url, "direct")
+        with Bridge(user, directory / "run", "--config", config) as bridge:
+            bridge.wait_message("ONLINE")
+            with Client(bridge.raw) as client:
+                client.type(NOISE)
+                assert client.read_exactly(64).decode() == hashlib.sha256(NOISE).hexdigest()
+
+
+@pytest.fixture(params=[4096, pytest.param(65536, marks=pytest.mark.long)])
+def paste(request: pytest.FixtureRequest) -> bytes:
+    """Text of all printable characters in lines, of the size to be pasted."""
+    generator = random.Random(request.param)
+    characters = bytes(range(0x21, 0x7F))
+    lines = []
+    while sum(map(len, lines)) < request.param:
+        lines.append(bytes(generator.choices(characters, k=generator.randrange(1, 80))) + b"\r")
+    return b"".join(lines)[: request.param - 1] + b"\r"
+
+
+def test_a_paste_into_a_real_uart_with_fifo_is_exact(
+    user: User, directory: Path, boot: Boot, paste: bytes
+) -> None:
+    """QEMU 7.2 loses all but 16 bytes of it without the pacing; the guest returns each byte."""
+    vm = boot("echofifo")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("ONLINE")
+        reach_echo(client)
+        client.type(paste)
+        assert client.read_exactly(len(paste)) == paste
+
+
+def test_keys_into_a_real_uart_without_fifo(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("echo")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("ONLINE")
+        reach_echo(client)
+        for key in b"ifconfig net0 2001:db8::1" * 4:
+            client.type(bytes([key]))
+            assert client.read_exactly(1)[0] == key
+
+
+def test_a_paste_into_linux_is_exact(
+    user: User, directory: Path, boot: Boot, linux: Path, paste: bytes
+) -> None:
+    """With echo, through the kernel's line discipline; the guest itself sums what it got."""
+    vm = boot("linux", linux=linux)
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        client.socket.settimeout(60)
+        client.read_until(b"guest# ")
+        overruns = ask(client, "cat /proc/tty/driver/serial")
+        client.type(b"md5sum\r")
+        client.read_until(b"md5sum\r\n")
+        # ^D after a line's end is the end of input.
+        client.type(paste + b"\x04")
+        text = paste.replace(b"\r", b"\n")
+        client.read_until(hashlib.md5(text).hexdigest().encode())
+        client.read_until(b"guest# ")
+        assert b"oe:" not in overruns
+        assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
+
+
+def ask(client: Client, command: str) -> bytes:
+    client.type(command.encode() + b"\r")
+    client.read_until(command.encode() + b"\r\n")
+    return client.read_until(b"guest# ")
+
+
+def reach_echo(client: Client) -> None:
+    """Type until the guest, once booted, returns it; leave nothing behind."""
+    client.socket.settimeout(0.3)
+
+    def echoed() -> bool:
+        client.type(b"?")
+        try:
+            return bool(client.socket.recv(4096))
+        except TimeoutError:
+            return False
+
+    eventually(echoed)
+    try:
+        while client.socket.recv(4096):
+            pass
+    except TimeoutError:
+        pass
+    client.socket.settimeout(30)
+    client.seen = b""
+
+
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.long)])
+def test_screen_survives_the_vm(
+    user: User, directory: Path, boot: Boot, linux: Path, seconds: int
+) -> None:
+    """QEMU is killed under an attached screen and started again; nobody touches screen."""
+    vm = boot("linux", linux=linux)
+    with (
+        Bridge(user, directory / "run", f"vm={vm.url}") as bridge,
+        Terminal(user, directory, f"screen {bridge.link}") as terminal,
+    ):
+        terminal.wait_for("guest is up")
+        terminal.type("clear; echo before-$((1 + 1))")
+        terminal.keys("Enter")
+        terminal.wait_for("before-2")
+        vm.kill()
+        seen = bridge.wait_message("vm: WAITING")
+        threading.Event().wait(seconds)  # the VM is down for so long
+        vm.restart()
+        bridge.wait_message("vm: ONLINE", after=seen, limit=5)
+        eventually(lambda: terminal.text.count("guest is up") == 2)
+        terminal.type("echo after-$((1 + 1))")
+        terminal.keys("Enter")
+        terminal.wait_for("after-2")

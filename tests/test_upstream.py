@@ -1,0 +1,315 @@
+"""The connection to QEMU: made again for ever, left properly, its state named.
+
+Against real virtual machines where QEMU's manners matter, against bare sockets where the
+other end misbehaves.
+"""
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.upstream import Flood, delays
+from tests.conftest import Boot
+from tests.support.bridge import Bridge
+from tests.support.client import Client
+from tests.support.fake import Fake
+from tests.support.peer import Peer
+from tests.support.qemu import Qemu, free_port
+from tests.support.user import User
+from tests.support.waiting import eventually
+
+
+def echoes(client: Client, key: bytes) -> bool:
+    """Does the guest behind ``client`` return a key yet?"""
+    client.socket.settimeout(0.2)
+    try:
+        client.type(key)
+        while client.socket.recv(4096).count(key) == 0:
+            pass
+    except TimeoutError:
+        return False
+    finally:
+        client.socket.settimeout(30)
+    return True
+
+
+def run(user: User, directory: Path, url: str, *more: str) -> Bridge:
+    return Bridge(user, directory / "run", f"vm={url}", *more)
+
+
+def test_vm_dies_and_returns_under_an_attached_client(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    vm = boot("echofifo")
+    with run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: ONLINE")
+        eventually(lambda: echoes(client, b"a"))
+        seen = len(bridge.messages)
+        vm.kill()
+        seen = bridge.wait_message("vm: WAITING: .*VM is gone", after=seen)
+        vm.restart()
+        seen = bridge.wait_message("vm: ONLINE", after=seen)
+        eventually(lambda: echoes(client, b"b"))
+        assert [m for m in bridge.messages if "WAITING" in m].__len__() == 1
+
+
+def test_vm_started_after_the_service(user: User, directory: Path) -> None:
+    """Also on a Unix socket; one message for all the attempts."""
+    port = free_port()
+    with run(user, directory, f"ws://127.0.0.1:{port}") as bridge:
+        bridge.wait_message("vm: WAITING: connection refused")
+        with Fake("echo", port):
+            bridge.wait_message("vm: ONLINE", limit=5)
+        bridge.wait_message("vm: WAITING: .*VM is gone")
+        assert len(bridge.messages) == 3
+
+
+def test_unix_socket_upstream(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("echofifo", unix=True)
+    with run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: ONLINE")
+        eventually(lambda: echoes(client, b"a"))
+        vm.kill()  # leaves its socket behind
+        seen = bridge.wait_message("vm: WAITING")
+        vm.restart()
+        bridge.wait_message("vm: ONLINE", after=seen, limit=5)
+        eventually(lambda: echoes(client, b"b"))
+
+
+def test_a_reset_or_paused_guest_stays_online(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("echofifo")
+    with run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: ONLINE")
+        eventually(lambda: echoes(client, b"a"))
+        vm.qmp("system_reset")
+        eventually(lambda: echoes(client, b"b"))
+        vm.qmp("stop")
+        vm.qmp("cont")
+        eventually(lambda: echoes(client, b"c"))
+        assert len(bridge.messages) == 1
+
+
+def test_busy_while_another_client_has_the_console(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("echofifo")
+    holder = Peer(vm.port)
+    holder.answer()
+    with run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: BUSY: another client has this console")
+        holder.leave()
+        bridge.wait_message("vm: ONLINE")
+        eventually(lambda: echoes(client, b"a"))
+
+
+def test_busy_on_a_unix_socket(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("deaf", unix=True)
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.connect(str(vm.path))
+        with run(user, directory, vm.url) as bridge:
+            bridge.wait_message("vm: BUSY: another client has this console")
+            holder.close()
+            bridge.wait_message("vm: ONLINE")
+
+
+def test_a_locked_console_is_named_with_its_rescue(user: User, directory: Path, boot: Boot) -> None:
+    """A client that closed amid a flood has locked it: nobody has it, nobody is served."""
+    vm = boot("flood")
+    for _ in range(20):  # it does not always succeed
+        with Peer(vm.port) as vandal:
+            vandal.answer()
+            vandal.socket.recv(100)
+        with Peer(vm.port) as next_:
+            next_.socket.settimeout(1)
+            try:
+                next_.answer()
+            except TimeoutError:
+                break
+            next_.leave()
+    with run(user, directory, vm.url) as bridge:
+        bridge.wait_message("vm: BUSY: nobody has this console, yet nobody is served.*rescue")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_leaving_a_flooding_guest_frees_the_console(
+    user: User, directory: Path, boot: Boot, how: signal.Signals, repetitions: int
+) -> None:
+    vm = boot("flood")
+    for _ in range(repetitions):
+        with run(user, directory, vm.url) as bridge:
+            with Client(bridge.raw) as client:
+                client.read_exactly(9)
+            assert bridge.stop(how) == 0
+        eventually(lambda: not vm.connected(), limit=2)
+    with Peer(vm.port) as peer:
+        assert peer.answer()[0].startswith("http/1.1 101")
+        peer.leave()
+
+
+def test_leaving_with_unread_input_frees_the_console(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    """A key typed at a guest that does not read."""
+    vm = boot("deaf")
+    with run(user, directory, vm.url) as bridge:
+        bridge.wait_message("vm: ONLINE")
+        with Client(bridge.raw) as client:
+            client.type(b"is anybody there?\r")
+            client.socket.shutdown(socket.SHUT_WR)
+        assert bridge.stop() == 0
+    eventually(lambda: not vm.connected(), limit=2)
+
+
+@contextmanager
+def server(answer: bytes | None, *, then_close: bool = True) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that answers every request with ``answer``; gives its port and the requests."""
+    requests: list[bytes] = []
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                kept.append(connection)
+                requests.append(connection.recv(4096))
+                if answer:
+                    connection.sendall(answer)
+                if then_close:
+                    connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield listener.getsockname()[1], requests
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for connection in kept:
+                connection.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            b"HTTP/1.1 404 Not Found\r\nServer: QEMU VNC\r\n\r\n",
+            "FAILED: refused: .*404.*exactly /",
+        ),
+        (b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n", "FAILED: refused: .*400"),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", "WAITING: answered: .*503"),
+        (b"Debian GNU/Linux 12 \x1b[2Jvm ttyS0\r\n", r"FAILED: .*websocket=on.*"),
+        (b"", "WAITING: the connection was closed without an answer"),
+    ],
+)
+def test_what_is_behind_the_port_is_told(
+    user: User, directory: Path, answer: bytes, message: str
+) -> None:
+    with server(answer) as (port, _), run(user, directory, f"ws://127.0.0.1:{port}") as bridge:
+        bridge.wait_message(f"vm: {message}")
+        assert not any("\x1b" in line for line in bridge.messages)
+
+
+def test_a_silent_server_is_given_up_and_not_tried_again(user: User, directory: Path) -> None:
+    """Until somebody attaches: each attempt types an HTTP request into a guest."""
+    with (
+        server(None, then_close=False) as (port, requests),
+        run(user, directory, f"ws://127.0.0.1:{port}") as bridge,
+    ):
+        seen = bridge.wait_message("vm: FAILED: connected, but no answer in 5 s.*websocket=on")
+        assert len(requests) == 1
+        with Client(bridge.raw):
+            eventually(lambda: len(requests) == 2)
+        assert len(bridge.messages) == seen
+
+
+GREETING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: binary\r\n\r\n"
+)
+
+
+def test_garbage_after_the_handshake_ends_the_connection_not_the_attachments(
+    user: User, directory: Path
+) -> None:
+    """Reserved bits, then a server that works: the client stays and sees its output."""
+    import base64
+    import hashlib
+    import re
+
+    def greeting(request: bytes) -> bytes:
+        match = re.search(rb"Sec-WebSocket-Key: (\S+)", request)
+        assert match is not None
+        guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        return GREETING % base64.b64encode(hashlib.sha1(match[1] + guid).digest())
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        run(user, directory, "ws://127.0.0.1:%d" % listener.getsockname()[1]) as bridge,
+        Client(bridge.raw) as client,
+    ):
+        listener.settimeout(30)
+        first, _ = listener.accept()
+        with first:
+            first.sendall(greeting(first.recv(4096)) + b"\x82\x02ok" + b"\xf2\x01x")
+            client.read_until(b"ok")
+            bridge.wait_message("vm: WAITING: not what a websocket server sends")
+        second, _ = listener.accept()
+        with second:
+            second.sendall(greeting(second.recv(4096)) + b"\x82\x05again")
+            client.read_until(b"again")
+            # A reset connection is no different.
+            second.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        third, _ = listener.accept()
+        with third:
+            third.sendall(greeting(third.recv(4096)) + b"\x82\x05third")
+            client.read_until(b"third")
+
+
+def test_input_without_a_guest_is_not_delivered_to_the_next_boot(
+    user: User, directory: Path
+) -> None:
+    with Fake("echo") as vm, run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: ONLINE")
+        vm.kill()
+        seen = bridge.wait_message("vm: WAITING")
+        client.type(b"rm -rf /\r")
+        with Client(bridge.raw) as later:  # served after the one before it
+            later.type(b"x")
+            vm.restart()
+            bridge.wait_message("vm: ONLINE", after=seen)
+            client.type(b"fresh")
+            assert client.read_until(b"fresh") == b"fresh"
+
+
+def test_a_vm_of_another_kind_on_the_same_port(user: User, directory: Path) -> None:
+    """FAILED ends as soon as somebody else listens."""
+    with server(b"login: ") as (port, _):
+        bridge = run(user, directory, f"ws://127.0.0.1:{port}")
+        bridge.wait_message("vm: FAILED")
+    with bridge:
+        with Fake("echo", port):
+            bridge.wait_message("vm: ONLINE", limit=5)
+
+
+def test_delays_double_to_fifteen_seconds_with_jitter() -> None:
+    some = [next(d) for d in [delays()] for _ in range(20)]
+    assert 0.18 < some[0] <= 0.25
+    assert all(11.25 <= delay <= 15.0 for delay in some[-5:])
+    assert len(set(some)) == 20
+
+
+def test_a_flood_is_read_once_a_millisecond() -> None:
+    flood = Flood()
+    pauses = [flood.pause(20, 0, 0.0001 * n) for n in range(20)]
+    assert pauses[: Flood.STREAK] == [0.0] * Flood.STREAK
+    assert pauses[-1] == Flood.PAUSE
+
+
+def test_echoes_and_first_bytes_after_quiet_are_never_delayed() -> None:
+    flood = Flood()
+    assert not any(flood.pause(1, n, 0.0001 * n) for n in range(100))
+    assert not any(flood.pause(1, 100, 1 + 0.01 * n) for n in range(100))
