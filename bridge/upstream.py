@@ -104,7 +104,7 @@ class Upstream:
         except DialError as error:
             self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
-        connection = _Connection(socket, Wire(self._url))
+        connection = _Connection(socket, Wire(self._url), on_clear=self._console.kick)
         end = End("the service is stopping")
         try:
             end = await self._serve(connection)
@@ -203,9 +203,12 @@ class Flood:
 class _Connection:
     """A connected socket and its protocol state: the Line that a console sends through."""
 
-    def __init__(self, socket: trio.socket.SocketType, wire: Wire) -> None:
+    def __init__(
+        self, socket: trio.socket.SocketType, wire: Wire, on_clear: Callable[[], None]
+    ) -> None:
         self.wire = wire
         self._socket = socket
+        self._on_clear = on_clear
         self._unsent = b""
         self._not_all_sent = trio.Event()
         self._last_sent = -math.inf  # input for the guest
@@ -245,6 +248,8 @@ class _Connection:
             await trio.lowlevel.wait_writable(self._socket)
             data, self._unsent = self._unsent, b""
             self.transmit(data)
+            if self.clear:
+                self._on_clear()
 
     async def receive(self) -> bytes:
         """Wait for bytes, return the payload in them; may set ``wire.end``."""

@@ -145,7 +145,7 @@ def test_screen_survives_the_vm(
         threading.Event().wait(seconds)  # the VM is down for so long
         vm.restart()
         bridge.wait_message("vm: ONLINE", after=seen, limit=5)
-        eventually(lambda: terminal.text.count("guest is up") == 2)
+        terminal.wait_for("guest is up")
         terminal.type("echo after-$((1 + 1))")
         terminal.keys("Enter")
         terminal.wait_for("after-2")
