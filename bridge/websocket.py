@@ -25,6 +25,7 @@ MAX_FRAME = 1 << 20
 MAX_HEAD = 16 * 1024
 
 _PLAIN = 0x82  # FIN, no reserved bit, opcode 2 (RFC 6455, 5.2)
+_OPCODES = frozenset(Opcode)
 _FIRST_LOOK = 16
 
 
@@ -60,7 +61,7 @@ class Wire:
         self._protocol = ClientProtocol(
             WebSocketURI(False, host, port, path, query),
             subprotocols=[Subprotocol("binary")],
-            max_size=MAX_FRAME,
+            max_size=(None, MAX_FRAME),
         )
         self._tail = bytearray()
         self._wanted = 1  # bytes the tail must reach before another look at it can help
@@ -244,13 +245,16 @@ def _strip(buffer: bytes, at: int, size: int, count: int) -> bytes:
 def frame_size(buffer: bytes, at: int) -> int:
     """Bytes from ``at`` that the frame has, or that are needed to know (RFC 6455, 5.2).
 
-    For a frame beyond MAX_FRAME only its header's: that is all it takes to refuse it.
+    For a frame to be refused (masked, reserved bits or opcodes, beyond MAX_FRAME) only as
+    much as shows that: a server that sends such a thing may never complete it.
     """
     available = len(buffer) - at
     if available < 2:
         return 2
-    length = buffer[at + 1] & 0x7F
-    header = 2 + (0, 2, 8)[max(0, length - 125)] + (4 if buffer[at + 1] & 0x80 else 0)
+    masked, length = buffer[at + 1] & 0x80, buffer[at + 1] & 0x7F
+    if masked or buffer[at] & 0x7F not in _OPCODES:
+        return 2
+    header = 2 + (0, 2, 8)[max(0, length - 125)]
     if available < header:
         return header
     if length == 126:

@@ -1,0 +1,176 @@
+"""Input arrives: a pacer against simulated guests, in simulated time."""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.pacing import KEYSTROKE_WAIT, WINDOW, Input, Mode, Pacer, find_echo
+
+
+@dataclass
+class Uart:
+    """A guest's UART on QEMU 7.2: what its FIFO cannot take is gone.
+
+    The guest looks every ``latency`` seconds, empties the FIFO and echoes.
+    """
+
+    fifo: int = 16
+    latency: float = 0.001
+    echo: bool = True
+    chatter: bytes = b""
+    got: bytes = b""
+    _waiting: deque[int] = field(default_factory=deque)
+
+    def receive(self, data: bytes) -> None:
+        for byte in data:
+            if len(self._waiting) < self.fifo:
+                self._waiting.append(byte)
+
+    def look(self) -> bytes:
+        taken = bytes(self._waiting)
+        self._waiting.clear()
+        self.got += taken
+        return self.chatter + (taken.replace(b"\r", b"\r\n") if self.echo else b"")
+
+
+def paste(pacer: Pacer, guest: Uart, data: bytes, limit: float = 1000.0) -> float:
+    """Send ``data`` to ``guest``; return how many seconds it took."""
+    now, look, sent = 0.0, guest.latency, 0
+    while sent < len(data):
+        pending = len(data) - sent
+        if count := pacer.allowance(now, pending):
+            guest.receive(data[sent : sent + count])
+            pacer.sent(data[sent : sent + count], now)
+            sent += count
+            continue
+        deadline = pacer.deadline(pending)
+        assert deadline > now, "the pacer is stuck, or would spin"
+        now = min(look, deadline)
+        assert now < limit
+        if now == look:
+            look += guest.latency
+            pacer.output(guest.look(), now)
+    guest.look()
+    return now
+
+
+TEXT = bytes(b for n in range(40) for b in b"The quick brown fox %d\r" % n)
+
+
+@pytest.mark.parametrize("latency", [0.0001, 0.001, 0.02])
+def test_a_paste_to_an_echoing_guest_is_exact(latency: float) -> None:
+    guest = Uart(latency=latency)
+    paste(Pacer(), guest, TEXT)
+    assert guest.got == TEXT
+
+
+@given(st.binary(min_size=1, max_size=300), st.floats(0.0001, 0.04))
+def test_any_bytes_at_any_latency_are_exact(data: bytes, latency: float) -> None:
+    guest = Uart(latency=latency)
+    paste(Pacer(), guest, data)
+    assert guest.got == data
+
+
+def test_a_paste_beside_other_output_is_exact() -> None:
+    guest = Uart(chatter=b"[ 1.23] quick fox: The\r\n", latency=0.01)
+    paste(Pacer(), guest, TEXT)
+    assert guest.got == TEXT
+
+
+def test_a_paste_reaches_the_full_window() -> None:
+    pacer = Pacer()
+    guest = Uart(latency=0.001)
+    assert paste(pacer, guest, TEXT * 4) < 4 * len(TEXT) * 0.001 / 3
+    assert pacer.window == WINDOW
+
+
+def test_without_echo_it_goes_by_the_clock() -> None:
+    pacer = Pacer()
+    guest = Uart(echo=False, latency=0.002)
+    seconds = paste(pacer, guest, TEXT)
+    assert guest.got == TEXT
+    assert pacer.mode is Mode.TIMED
+    assert seconds < 0.1 + len(TEXT) / 8 * 0.011
+
+
+def test_a_returning_echo_clocks_again() -> None:
+    pacer = Pacer()
+    guest = Uart(echo=False, latency=0.002)
+    paste(pacer, guest, TEXT[:100])
+    assert pacer.mode is Mode.TIMED
+    pacer.sent(b"echoed", 50.0)
+    pacer.output(b"echoed", 50.001)
+    assert pacer.mode is Mode.ECHO
+
+
+def test_a_key_goes_at_once_and_the_next_waits_briefly() -> None:
+    pacer = Pacer()
+    assert pacer.allowance(0.0, 1) == 1
+    pacer.sent(b"a", 0.0)
+    assert pacer.allowance(0.001, 1) == 0
+    assert pacer.deadline(1) == KEYSTROKE_WAIT
+    assert pacer.allowance(KEYSTROKE_WAIT, 1) == 1
+
+
+def test_an_arrow_key_is_not_torn_once_the_window_is_open() -> None:
+    pacer = Pacer()
+    paste(pacer, Uart(), TEXT[:100])
+    now = 0.9
+    pacer.sent(b"x", now)
+    assert pacer.allowance(now + KEYSTROKE_WAIT, 3) == 3
+
+
+def test_nothing_to_wait_for_when_nothing_is_pending() -> None:
+    pacer = Pacer()
+    pacer.sent(b"a", 0.0)
+    assert pacer.deadline(0) == math.inf
+
+
+def test_direct_sends_all_and_paced_never_trusts_echoes() -> None:
+    assert Pacer(Input.DIRECT).allowance(0.0, 700) == 700
+    pacer = Pacer(Input.PACED)
+    guest = Uart()
+    paste(pacer, guest, TEXT)
+    assert guest.got == TEXT
+    assert pacer.mode is Mode.TIMED
+
+
+def test_a_miss_and_a_silence_close_the_window() -> None:
+    pacer = Pacer()
+    paste(pacer, Uart(), TEXT)
+    assert pacer.window == WINDOW
+    assert pacer.allowance(100.0, 50) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "in_flight", "found"),
+    [
+        (b"abcd", b"abcdef", (4, 4)),
+        (b"abc", b"abcdef", (0, 0)),  # three in a row prove nothing yet
+        (b"abc", b"abc", (3, 3)),  # unless it is all
+        (b"xxabcdyy", b"abcd", (4, 6)),
+        (b"a b c d", b"abcd", (0, 0)),  # scattered
+        (b"ls\r\n", b"ls\r", (3, 4)),
+        (b"^C", b"\x03", (1, 2)),
+        (b"\b \b", b"\x7f", (1, 3)),
+        (b"ab \rcd", b"abcd", (4, 6)),  # readline at the right edge
+        (b"hello", b"\x01hello", (6, 5)),  # ^A is not echoed by a line editor
+        (b"anything", b"\x01", (0, 0)),  # and nothing proves that it was read
+        (b"", b"a", (0, 0)),
+    ],
+)
+def test_find_echo(output: bytes, in_flight: bytes, found: tuple[int, int]) -> None:
+    assert find_echo(output, in_flight) == found
+
+
+@given(st.binary(max_size=100), st.binary(min_size=1, max_size=16), st.binary(max_size=100))
+def test_a_whole_echo_is_found_in_any_surroundings(
+    before: bytes, in_flight: bytes, after: bytes
+) -> None:
+    count, end = find_echo(before + in_flight + after, in_flight)
+    assert count >= min(4, len(in_flight))
+    assert 0 < end <= len(before + in_flight + after)
