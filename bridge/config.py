@@ -115,11 +115,12 @@ def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
     consoles = []
     for word in arguments:
         name, equals, url = word.partition("=")
-        if not equals or "://" in name:
-            name, url = "", word
+        named = equals and "://" not in name
         try:
-            address = UpstreamUrl.parse(url)
-            consoles.append(ConsoleSettings(_name(name or address.default_name), address))
+            address = UpstreamUrl.parse(url if named else word)
+            consoles.append(
+                ConsoleSettings(_name(name if named else address.default_name), address)
+            )
         except BridgeError as error:
             raise UsageError(f"console {error}") from None
     return consoles

@@ -5,19 +5,14 @@ reads them (CWE-150), so whatever we print ourselves passes here first.  The str
 itself is never touched.
 """
 
-import unicodedata
-
-# Cc: C0, DEL and C1.  Cf: bidirectional overrides, zero-width characters.  Zl, Zp: line
-# breaks that only some terminals show.  Cs: what surrogateescape left undecodable.
-_UNSAFE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
-
 
 def printable(text: str | bytes, limit: int = 200) -> str:
-    """Return ``text`` with every unsafe character escaped, and cut to ``limit`` characters."""
+    """Return ``text`` with all that is no plain visible character escaped, and cut to ``limit``.
+
+    What counts is Unicode's: controls, bidirectional overrides, separators but the blank,
+    surrogates and unassigned ones are escaped.
+    """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     cut = text if len(text) <= limit else text[:limit] + "..."
-    return "".join(
-        ascii(character)[1:-1] if unicodedata.category(character) in _UNSAFE else character
-        for character in cut
-    )
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -1,0 +1,210 @@
+"""The hub and its attachments on real sockets: fan-out, laggards, back-pressure, accounting."""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from bridge.attach import Attachment, FdChannel
+from bridge.console import QUEUE_LIMIT, Console, State
+from bridge.pacing import Input
+
+RING = 64 * 1024
+
+
+class Line:
+    """The guest's end, taking everything or, when not ``clear``, nothing."""
+
+    def __init__(self) -> None:
+        self.clear = True
+        self.sent = b""
+
+    def send(self, payload: bytes) -> None:
+        assert self.clear
+        self.sent += payload
+
+
+def console(clocking: Input = Input.DIRECT) -> tuple[Console, Line]:
+    hub, line = Console("vm", scrollback=RING, clocking=clocking), Line()
+    hub.enter(State.ONLINE, line=line)
+    return hub, line
+
+
+@asynccontextmanager
+async def attached(hub: Console, *, small: bool = False) -> AsyncIterator[trio.SocketStream]:
+    """A client's end of an attachment."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    if small:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Attachment(hub, FdChannel(ours.fileno())).run)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as client:
+            yield client
+        nursery.cancel_scope.cancel()
+    ours.close()
+
+
+async def receive(client: trio.SocketStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = await client.receive_some()
+        assert chunk, f"ended after {len(data)} of {count}"
+        data += chunk
+    return data
+
+
+async def test_output_goes_to_all_and_a_latecomer_starts_at_the_present() -> None:
+    hub, _ = console()
+    async with attached(hub) as one:
+        hub.feed(b"before")
+        async with attached(hub) as two:
+            hub.feed(b" and after")
+            assert await receive(one, 16) == b"before and after"
+            assert await receive(two, 10) == b" and after"
+
+
+async def test_a_caught_up_attachment_is_written_straight_through() -> None:
+    """No task switch between the feed and the client's socket."""
+    hub, _ = console()
+    async with attached(hub) as client:
+        hub.feed(b"now")
+        assert os.read(client.socket.fileno(), 10) == b"now"
+
+
+async def test_a_laggard_misses_counted_bytes_and_goes_on_at_a_line_start() -> None:
+    hub, _ = console()
+    text = b"".join(b"%08d\n" % n for n in range(100_000))
+    async with attached(hub, small=True) as client:
+        for at in range(0, len(text), 1000):
+            hub.feed(text[at : at + 1000])
+        seen = b""
+        while not seen.endswith(b"00099999\n"):
+            seen += await client.receive_some()
+    assert hub.skipped > 0
+    assert len(seen) + hub.skipped == len(text)
+    gaps = [
+        at
+        for at in range(len(seen))
+        if (at + hub.skipped) % 9 == 0 and seen == text[:at] + text[at + hub.skipped :]
+    ]
+    assert len(gaps) == 1
+
+
+async def test_a_stuck_reader_costs_no_memory_and_delays_nobody() -> None:
+    hub, _ = console()
+    line = b"x" * 999 + b"\n"
+    async with attached(hub, small=True), attached(hub) as healthy:
+        for _ in range(20_000):  # 20 MB past a ring of 64 KiB
+            hub.feed(line)
+            assert await receive(healthy, 1000) == line
+        assert hub.scrollback.capacity == RING
+
+
+async def test_reading_waits_for_one_who_moves_but_not_for_one_who_is_stuck() -> None:
+    hub, _ = console()
+    async with attached(hub, small=True) as slow, attached(hub, small=True):
+        sent = b""
+        total = b""
+
+        async def read_all() -> None:
+            nonlocal total
+            while len(total) < 40 * 4096:
+                total += await slow.receive_some(2048)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all)
+            for number in range(40):
+                chunk = b"%04d" % number * 1024
+                await hub.wait_laggards(len(chunk))
+                hub.feed(chunk)
+                sent += chunk
+        assert total == sent
+
+
+async def test_a_stuck_reader_is_waited_for_once(autojump_clock: trio.testing.MockClock) -> None:
+    hub, _ = console()
+    async with attached(hub, small=True):
+        hub.feed(b"x" * RING)
+        began = trio.current_time()
+        for _ in range(100):
+            await hub.wait_laggards(1000)
+            hub.feed(b"x" * 1000)
+        assert trio.current_time() - began <= 0.021
+
+
+async def test_a_typist_is_held_back_when_the_guest_takes_nothing() -> None:
+    hub, line = console()
+    line.clear = False
+    async with attached(hub) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        text = bytes(range(256)) * 256
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, text)
+            await trio.testing.wait_all_tasks_blocked()
+            assert sum(map(len, hub._queues)) == QUEUE_LIMIT  # noqa: SLF001
+            line.clear = True
+            hub.kick()
+            while len(line.sent) < len(text):
+                await trio.testing.wait_all_tasks_blocked()
+        assert line.sent == text
+
+
+async def test_what_a_client_typed_before_leaving_is_sent() -> None:
+    hub, line = console()
+    line.clear = False
+    async with attached(hub) as client:
+        await client.send_all(b"last words")
+        await trio.testing.wait_all_tasks_blocked()
+    assert hub.attachments == []
+    line.clear = True
+    hub.kick()
+    assert line.sent == b"last words"
+
+
+async def test_input_is_discarded_and_counted_without_a_guest() -> None:
+    hub, line = console()
+    line.clear = False
+    async with attached(hub) as client:
+        await client.send_all(b"queued")
+        await trio.testing.wait_all_tasks_blocked()
+        hub.enter(State.WAITING, "gone")
+        await client.send_all(b"typed")
+        await trio.testing.wait_all_tasks_blocked()
+        fresh = Line()
+        hub.enter(State.ONLINE, line=fresh)
+        await client.send_all(b"new")
+        await trio.testing.wait_all_tasks_blocked()
+        assert fresh.sent == b"new"
+    assert hub.discarded == len(b"queued") + len(b"typed")
+
+
+async def test_typists_take_turns(autojump_clock: trio.testing.MockClock) -> None:
+    """A paste by one does not keep another's keys waiting for its end."""
+    hub, line = console(Input.PACED)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        async with attached(hub) as paster, attached(hub) as typist:
+            await paster.send_all(b"p" * 1000)
+            await trio.testing.wait_all_tasks_blocked()
+            await typist.send_all(b"K")
+            while len(line.sent) < 1001:
+                await trio.sleep(0.01)
+            assert line.sent.index(b"K") < 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_end_of_input_is_not_the_end_of_output() -> None:
+    hub, line = console()
+    async with attached(hub) as client:
+        await client.send_all(b"reboot\r")
+        await client.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert line.sent == b"reboot\r"
+        hub.feed(b"rebooting")
+        assert await receive(client, 9) == b"rebooting"
+    assert hub.attachments == []

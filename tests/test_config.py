@@ -1,0 +1,138 @@
+"""Settings: what is right is read, what is wrong is named with its place and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.config import (
+    KEYS,
+    ConsoleSettings,
+    check_unique,
+    from_arguments,
+    load,
+    parse,
+    with_ports,
+)
+from bridge.errors import BridgeError, ConfigError, UsageError
+from bridge.pacing import Input
+from bridge.url import UpstreamUrl
+
+URL = 'url = "ws://127.0.0.1:4555"'
+
+
+def test_every_key_and_its_default() -> None:
+    everything = f"""
+        [defaults]
+        scrollback = "64KiB"
+        unix = true
+        [consoles.vm1]
+        {URL}
+        raw = 4001
+        pty = false
+        scrollback = 1048576
+        input = "direct"
+        [consoles."vm.2-b_c"]
+        {URL}
+        raw = false
+    """
+    url = UpstreamUrl.parse("ws://127.0.0.1:4555")
+    assert parse(everything, "f") == [
+        ConsoleSettings("vm1", url, 4001, True, False, 1 << 20, Input.DIRECT),
+        ConsoleSettings("vm.2-b_c", url, None, True, True, 1 << 16, Input.AUTO),
+    ]
+    assert parse("", "f") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "f: x: unknown key; allowed: defaults, consoles"),
+        ("= 1", "f: not TOML: "),
+        ("consoles = 3", "f: consoles: found 3; allowed: tables"),
+        ("[consoles]\nvm = 1", "f: consoles.vm: found 1; allowed: a table"),
+        ("[consoles.vm]", "f: consoles.vm.url: missing; allowed: ws://"),
+        (f"[consoles.'-a']\n{URL}", "f: consoles.'-a': not a name; allowed: 1 to 64 of"),
+        (f"[consoles.vm]\n{URL}\nRAW = 1", "f: consoles.vm.RAW: unknown key; allowed: url, raw,"),
+        (f"[defaults]\n{URL}", "f: defaults.url: unknown key; allowed: unix"),
+        ("[defaults]\nraw = 1", "f: defaults.raw: unknown key"),
+        (f"[consoles.vm]\n{URL}\nraw = 0", "f: consoles.vm.raw: found 0; allowed: a port from 1"),
+        (f"[consoles.vm]\n{URL}\nraw = true", "f: consoles.vm.raw: found true; allowed: a port"),
+        (f"[consoles.vm]\n{URL}\nraw = 65536", "f: consoles.vm.raw: found 65536; "),
+        (f'[consoles.vm]\n{URL}\nraw = "4001"', 'f: consoles.vm.raw: found "4001"; '),
+        (f"[consoles.vm]\n{URL}\npty = 1", "f: consoles.vm.pty: found 1; allowed: true or false"),
+        ('[defaults]\nscrollback = "1MB"', 'f: defaults.scrollback: found "1MB"; allowed: a num'),
+        ("[defaults]\nscrollback = 100", "f: defaults.scrollback: found 100; allowed: a number"),
+        ("[defaults]\nscrollback = true", "f: defaults.scrollback: found true; allowed: a num"),
+        ('[defaults]\ninput = "fast"', 'f: defaults.input: found "fast"; allowed: "auto" or '),
+        ("[consoles.vm]\nurl = 5", "f: consoles.vm.url: found 5; allowed: ws://"),
+        ('[consoles.vm]\nurl = "http://x"', "f: consoles.vm.url: 'http://x': scheme 'http' is"),
+        (
+            f"[consoles.a]\n{URL}\nraw = 4001\n[consoles.b]\n{URL}\nraw = 4001",
+            "f: consoles 'a' and 'b' both want port 4001",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(text, "f")
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
+    try:
+        parse(text, "f")
+    except ConfigError as error:
+        assert str(error).isprintable()
+
+
+VALUES = st.recursive(
+    st.one_of(st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(KEYS)), VALUES)
+def test_any_value_of_a_key_is_read_or_refused(key: str, value: object) -> None:
+    try:
+        KEYS[key].parse(value)
+    except (ValueError, BridgeError):
+        pass
+
+
+def test_a_missing_unreadable_or_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(tmp_path / "binary")
+
+
+def test_consoles_of_the_command_line() -> None:
+    words = ["ws://127.0.0.1:4555", "vm=ws://h:1/x?a=b", "ws+unix:///run/vm/two.sock"]
+    assert [c.name for c in from_arguments(words)] == ["127.0.0.1-4555", "vm", "two.sock"]
+    for bad in ("vm=", "vm", "=ws://h:1", "a/b=ws://h:1"):
+        with pytest.raises(UsageError):
+            check_unique(from_arguments([bad]))
+
+
+def test_ports_of_the_command_line_count_up_where_none_is_set() -> None:
+    text = f"[consoles.a]\n{URL}\n[consoles.b]\n{URL}\nraw = 9\n[consoles.c]\n{URL}"
+    consoles = parse(text, "f")
+    assert [c.raw for c in with_ports(consoles, 4001)] == [4001, 9, 4002]
+    assert [c.raw for c in with_ports(consoles, 0)] == [None, 9, None]
+    assert [c.raw for c in with_ports(consoles, None)] == [0, 9, 0]
+    with pytest.raises(UsageError, match="above 65535"):
+        with_ports(consoles, 65535)
+
+
+def test_names_and_ports_are_given_once() -> None:
+    one, two = from_arguments(["vm=ws://h:1", "vm=ws://h:2"])
+    with pytest.raises(UsageError, match="two consoles are named 'vm'"):
+        check_unique([one, two])
