@@ -1,0 +1,98 @@
+"""What the kernel says of sockets, by netlink and, where that is missing, by /proc/net."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge import sockdiag
+from bridge.sockdiag import TcpState
+
+
+@pytest.fixture(params=["netlink", "proc"])
+def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each case on both sources, which must agree."""
+    if request.param == "proc":
+
+        def missing(request: bytes, flags: int) -> Iterator[bytes]:
+            raise sockdiag._NoSockDiagError  # noqa: SLF001
+
+        monkeypatch.setattr(sockdiag, "_ask", missing)
+    return str(request.param)
+
+
+@pytest.fixture(params=["127.0.0.1", "::1", "::"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A listener, dual-stack in the last case, and a client that it has not accepted yet."""
+    dual = request.param == "::"
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with socket.create_server((request.param, 0), family=family, dualstack_ipv6=dual) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1" if dual else request.param, port)) as client:
+            yield listener, client
+
+
+def ends(client: socket.socket) -> tuple[tuple[str, int], tuple[str, int]]:
+    return client.getsockname()[:2], client.getpeername()[:2]
+
+
+def test_a_connection_has_its_owner(source: str, pair: tuple[socket.socket, socket.socket]) -> None:
+    _, client = pair
+    row = sockdiag.find_tcp(*ends(client))
+    assert row is not None
+    assert (row.state, row.uid) == (TcpState.ESTABLISHED, os.getuid())
+    assert row.inode == os.fstat(client.fileno()).st_ino
+
+
+def test_a_queued_connection_has_no_inode_an_accepted_one_has(
+    source: str, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    listener, client = pair
+    own, peer = ends(client)
+    queued = sockdiag.find_tcp(peer, own)
+    assert queued is not None
+    assert queued.inode == 0
+    with listener.accept()[0] as server:
+        accepted = sockdiag.find_tcp(peer, own)
+        assert accepted is not None
+        assert accepted.inode == os.fstat(server.fileno()).st_ino
+        assert accepted in sockdiag.connected_to(peer[1])
+
+
+def test_a_closed_client_has_no_inode(
+    source: str, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Its uid is given as 0: root's, if one believed it."""
+    listener, client = pair
+    own, peer = ends(client)
+    with listener.accept()[0]:
+        client.close()
+        row = sockdiag.find_tcp(own, peer)
+        assert row is None or (row.uid, row.inode) == (0, 0)
+
+
+def test_no_connection_is_none_and_not_the_listener(
+    source: str, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    _, client = pair
+    (host, _), peer = ends(client)
+    assert sockdiag.find_tcp(peer, (host, 1)) is None
+
+
+def test_listeners_are_listed(source: str, pair: tuple[socket.socket, socket.socket]) -> None:
+    listener, _ = pair
+    inode = os.fstat(listener.fileno()).st_ino
+    (row,) = [row for row in sockdiag.tcp_listeners() if row.inode == inode]
+    assert row.local == listener.getsockname()[:2]
+
+
+def test_unix_peer(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        client.connect(str(tmp_path / "s"))
+        assert sockdiag.unix_peer_accepted(client.fileno()) is False
+        with listener.accept()[0]:
+            assert sockdiag.unix_peer_accepted(client.fileno()) is True
