@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.conftest import Boot
 from tests.support.fake import Fake
 from tests.support.peer import Peer
 from tests.support.qemu import Qemu

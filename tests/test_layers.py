@@ -14,7 +14,8 @@ PACKAGE = REPOSITORY / "bridge"
 def levels() -> dict[str, int]:
     """The table in the package's docstring: module to level."""
     assert bridge.__doc__ is not None
-    level, table = 0, {}
+    level = 0
+    table: dict[str, int] = {}
     for line in bridge.__doc__.splitlines():
         if match := re.match(r"(\d|      ) +((?:\w+ )*\w+)(?:   .*)?$", line):
             level = int(match[1]) if match[1].strip() else level
@@ -56,9 +57,9 @@ def test_pure_modules_do_no_io() -> None:
     for module, level in levels().items():
         if level <= 2:
             text = (PACKAGE / f"{module}.py").read_text()
-            assert not re.search(r"^(import|from) (trio|socket|os|select|time)\b", text, re.M), (
-                module
-            )
+            assert not re.search(
+                r"^(import|from) (trio|socket|os|select|time)\b", text, re.MULTILINE
+            ), module
 
 
 def test_client_commands_import_nothing_heavy() -> None:

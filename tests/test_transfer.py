@@ -51,7 +51,7 @@ def paste(request: pytest.FixtureRequest) -> bytes:
     """Text of all printable characters in lines, of the size to be pasted."""
     generator = random.Random(request.param)
     characters = bytes(range(0x21, 0x7F))
-    lines = []
+    lines: list[bytes] = []
     while sum(map(len, lines)) < request.param:
         lines.append(bytes(generator.choices(characters, k=generator.randrange(1, 80))) + b"\r")
     return b"".join(lines)[: request.param - 1] + b"\r"

@@ -19,7 +19,7 @@ from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.fake import Fake
 from tests.support.peer import Peer
-from tests.support.qemu import Qemu, free_port
+from tests.support.qemu import free_port
 from tests.support.user import User
 from tests.support.waiting import eventually
 

@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import itertools
 import re
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ URL = UpstreamUrl.parse("ws://127.0.0.1:4555")
 def answer(request: bytes, extra: bytes = b"") -> bytes:
     key = re.search(rb"Sec-WebSocket-Key: (\S+)\r\n", request)
     assert key is not None
-    digest = hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()  # noqa: S324
+    digest = hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nServer: QEMU VNC\r\nUpgrade: websocket\r\n"
         b"Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: binary\r\n\r\n"
@@ -104,7 +106,7 @@ def decode(stream: bytes, cuts: list[int]) -> tuple[bytes, bytes, bool]:
     wire = open_wire()
     payload = reply = b""
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         if wire.end is None:
             more, back = wire.receive(stream[start:stop])
             payload, reply = payload + more, reply + unmasked(back)
@@ -144,8 +146,8 @@ def test_alternating_lengths_do_not_cost_a_look_at_everything() -> None:
     class Counting(bytes):
         looked = 0
 
-        def __getitem__(self, key: object) -> object:  # type: ignore[override]
-            found = super().__getitem__(key)  # type: ignore[index]
+        def __getitem__(self, key: Any) -> Any:
+            found = super().__getitem__(key)
             if isinstance(found, bytes):
                 Counting.looked += len(found)
             return found

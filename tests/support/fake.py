@@ -11,6 +11,7 @@ from typing import Self
 import trio
 
 from bridge.demo import ConsoleServer
+from bridge.guest import Guest
 from tests.support.guests import GUESTS
 from tests.support.user import REPOSITORY
 
@@ -55,7 +56,8 @@ class Fake:
 
 
 async def _main() -> None:
-    server = ConsoleServer(GUESTS[sys.argv[1]](), int(sys.argv[2]))
+    guest: Guest = GUESTS[sys.argv[1]]()
+    server = ConsoleServer(guest, int(sys.argv[2]))
     print(server.port, flush=True)
     await server.run()
 

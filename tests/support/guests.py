@@ -61,7 +61,7 @@ class Digest(Deaf):
             yield self._sum.hexdigest().encode()
 
 
-GUESTS = {
+GUESTS: dict[str, type[Echo | Flood | Deaf]] = {
     "echo": Echo,
     "echofifo": Echo,
     "flood": Flood,

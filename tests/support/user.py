@@ -110,9 +110,9 @@ def install(base: Path) -> None:
     subprocess.run([interpreter, "-m", "venv", "--without-pip", venv], check=True)
     packages = next(venv.glob("lib/python3*/site-packages"))
     shutil.copytree(sysconfig.get_path("purelib"), packages, ignore=_NOT_NEEDED, dirs_exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "--python", venv / "bin" / "python"]
+    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python")]
     offline = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, *offline, REPOSITORY], check=True)
+    subprocess.run([*pip, *offline, str(REPOSITORY)], check=True)
 
 
 def make_base() -> Path:

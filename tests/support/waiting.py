@@ -9,7 +9,7 @@ T = TypeVar("T")
 LIMIT = 30.0
 
 
-def eventually(look: Callable[[], T], *, limit: float = LIMIT, what: str = "") -> T:
+def eventually(look: Callable[[], T | None], *, limit: float = LIMIT, what: str = "") -> T:
     """Look until there is something true to see; fail after ``limit`` seconds."""
     deadline = time.monotonic() + limit
     while not (seen := look()):

@@ -1,0 +1,1 @@
+"""See conftest for the rules."""
