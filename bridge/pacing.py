@@ -187,29 +187,39 @@ def find_echo(output: bytes, in_flight: bytes) -> tuple[int, int]:
 
 
 def _match(output: bytes, at: int, in_flight: bytes) -> tuple[int, int, bool]:
-    """Match as many bytes in flight as possible from ``at``: (how many, end, any visible?)."""
-    count, solid = 0, False
-    while count < len(in_flight):
-        for form in _FORMS[in_flight[count]]:
-            if output.startswith(form, at):
-                solid = solid or form != b""
-                at += len(form)
-                count += 1
-                break
-        else:
+    """Match as many bytes in flight as possible from ``at``: (how many, end, any visible?).
+
+    A byte has several forms, one of which may begin another or be empty, so all the ways
+    to match are followed at once: there are hardly ever more than two.
+    """
+    ways = {(at, False)}
+    for count, byte in enumerate(in_flight):
+        further = _step(output, ways, byte)
+        if not further and count:
             # readline, at the terminal's right edge, writes a blank and returns.
-            if not count or not output.startswith(b" \r", at):
-                break
-            at += 2
-    return count, at, solid
+            wrapped = {(end + 2, solid) for end, solid in ways if output.startswith(b" \r", end)}
+            further = _step(output, wrapped, byte)
+        if not further:
+            return count, *max(ways)
+        ways = further
+    return len(in_flight), *max(ways)
+
+
+def _step(output: bytes, ways: set[tuple[int, bool]], byte: int) -> set[tuple[int, bool]]:
+    return {
+        (end + len(form), solid or form != b"")
+        for end, solid in ways
+        for form in _FORMS[byte]
+        if output.startswith(form, end)
+    }
 
 
 def _is_literal(byte: int) -> bool:
     return byte >= 0x20 and byte != 0x7F
 
 
-# How a guest may echo a byte, the longest form first: a line's end as CR LF (termios
-# ONLCR), a control byte as itself, as ^X (ECHOCTL) or, by a line editor, not at all.
+# How a guest may echo a byte: a line's end as CR LF (termios ONLCR), a control byte as
+# itself, as ^X (ECHOCTL) or, by a line editor, not at all.
 _FORMS: tuple[tuple[bytes, ...], ...] = tuple(
     (bytes([byte]),)
     if _is_literal(byte)

@@ -245,14 +245,14 @@ def _strip(buffer: bytes, at: int, size: int, count: int) -> bytes:
 def frame_size(buffer: bytes, at: int) -> int:
     """Bytes from ``at`` that the frame has, or that are needed to know (RFC 6455, 5.2).
 
-    For a frame to be refused (masked, reserved bits or opcodes, beyond MAX_FRAME) only as
-    much as shows that: a server that sends such a thing may never complete it.
+    For a frame that ClientProtocol refuses from its header (masked, of no known opcode,
+    beyond MAX_FRAME) only as much as shows that; the rest may never come.
     """
     available = len(buffer) - at
     if available < 2:
         return 2
     masked, length = buffer[at + 1] & 0x80, buffer[at + 1] & 0x7F
-    if masked or buffer[at] & 0x7F not in _OPCODES:
+    if masked or buffer[at] & 0x0F not in _OPCODES:
         return 2
     header = 2 + (0, 2, 8)[max(0, length - 125)]
     if available < header:

@@ -9,7 +9,8 @@ TEXT = (REPOSITORY / "README.md").read_text()
 
 def blocks(language: str) -> list[str]:
     """The code blocks marked as ``language``; '' for those without a mark."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return [text for mark, text in found if mark == language]
 
 
 def commands() -> list[str]:
