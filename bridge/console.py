@@ -218,7 +218,9 @@ class Console:
         """Send what the pacer allows now; arm the timer for the rest."""
         now = trio.current_time()
         pending = sum(map(len, self._queues))
-        while pending and self._line is not None and self._line.clear:
+        while pending:
+            if self._line is None or not self._line.clear:
+                return  # the line kicks when it is clear
             allowance = self._pacer.allowance(now, pending)
             if not allowance:
                 break

@@ -198,6 +198,24 @@ async def test_typists_take_turns(autojump_clock: trio.testing.MockClock) -> Non
         nursery.cancel_scope.cancel()
 
 
+async def test_a_full_line_is_not_polled(autojump_clock: trio.testing.MockClock) -> None:
+    """Only its becoming clear helps; a deadline of the pacer's would pass at once, for ever."""
+    hub, line = console(Input.ECHO)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        async with attached(hub) as client:
+            await client.send_all(b"ab")
+            await trio.testing.wait_all_tasks_blocked()
+            assert line.sent == b"a"
+            line.clear = False
+            await trio.sleep(1)  # the clock jumps only if nobody is busy
+            assert line.sent == b"a"
+            line.clear = True
+            hub.kick()
+            assert line.sent == b"ab"
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_end_of_input_is_not_the_end_of_output() -> None:
     hub, line = console()
     async with attached(hub) as client:

@@ -196,7 +196,9 @@ def test_stty_sane_is_healed(user: User, bridge: Bridge, raw: Client) -> None:
         """,
     )
     client.heard()
-    assert user.run(["stty", "-F", bridge.link, "sane"]).returncode == 0
+    # It may be healed so fast that stty, which looks again, complains.
+    complaint = user.run(["stty", "-F", bridge.link, "sane"]).stderr
+    assert complaint == "" or "unable to perform all requested operations" in complaint
     assert command(raw, "echo not typed back") == b"not typed back\r\n" + PROMPT
     # Were output echoed, the guest would now have lines of its own to complain about.
     assert command(raw, "echo still clean") == b"still clean\r\n" + PROMPT

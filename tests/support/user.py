@@ -47,8 +47,6 @@ class User:
             "LANG": "C.UTF-8",
             "XDG_RUNTIME_DIR": str(self.directory("runtime")),
             "SCREENDIR": str(self.directory("screen")),
-            # minicom insists on its lock files; /var/lock may not be this user's.
-            "MINICOM": "-z",
         }
 
     def own(self, path: Path) -> None:
