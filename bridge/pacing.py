@@ -12,7 +12,8 @@ has read.  So at most a window of bytes is in flight until the guest has echoed 
   input beside background output (1561 and 21 of 4096 bytes).
 - Where nothing echoes (a password, a program that reads raw) bytes in flight expire, and
   what follows goes by the clock, until an echo is seen again.
-- A person's keystroke never waits long, echo or not.
+- A person's keystroke never waits long, echo or not; but never are more bytes unechoed
+  than a FIFO holds.
 
 Pure: the clock is passed in (seconds, monotonic), bytes are counted, never kept or
 changed.  One Pacer per upstream connection's console; ``reset`` at each connection.
@@ -23,7 +24,10 @@ import math
 
 WINDOW = 16  # bytes: the FIFO of a 16550A
 RUN = 4  # bytes in a row that prove an echo beside other output
-KEYSTROKE = 4  # bytes pending at most: a key, or the escape sequence of one
+# A keystroke is what is pending when it is no more than this: a key, an escape sequence, a
+# terminal's answer to a query (ESC[24;100R).  The guest takes an ESC that comes alone for
+# the key Esc (busybox after 50 ms), so such a thing must not wait long in the midst.
+KEYSTROKE = 16
 KEYSTROKE_WAIT = 0.010
 UNECHOED_WAIT = 0.050  # until the first byte of a burst counts as not echoed
 ECHOED_WAIT = 1.0  # until a gap in a burst that was being echoed counts as a miss
@@ -34,8 +38,6 @@ FRAME = 1024  # bytes in direct mode: above 4088 QEMU's TLS stalls, and one send
 
 # Output kept to find an echo that arrives in pieces; longer than any window's echo.
 _SEEN = 256
-# Keystrokes may overtake unechoed ones; this many bytes in flight are remembered.
-_MEMORY = 64
 
 
 class Input(enum.Enum):
@@ -103,8 +105,9 @@ class Pacer:
             case Mode.TIMED:
                 return self._last_sent + TIMED_INTERVAL
             case Mode.ECHO:
-                keystroke = self._last_sent + KEYSTROKE_WAIT
-                return min(self._expiry, keystroke if pending <= KEYSTROKE else math.inf)
+                keystroke = pending <= KEYSTROKE and len(self._in_flight) < WINDOW
+                wait = self._last_sent + KEYSTROKE_WAIT if keystroke else math.inf
+                return min(self._expiry, wait)
 
     def sent(self, data: bytes, now: float) -> None:
         """Report that ``data`` went to the guest."""
@@ -117,7 +120,7 @@ class Pacer:
             # Not a window, only a sample by which a returning echo is recognised.
             self._in_flight, self._seen = data, b""
         else:
-            self._in_flight = (self._in_flight + data)[-_MEMORY:]
+            self._in_flight += data
         self._last_sent = now
 
     def output(self, data: bytes, now: float) -> None:
@@ -161,9 +164,10 @@ class Pacer:
             self.mode = _FIRST_MODE[self._setting]
 
     def _keystroke_room(self, now: float, pending: int) -> int:
-        if pending > KEYSTROKE or now < self._last_sent + KEYSTROKE_WAIT:
+        full = len(self._in_flight) >= WINDOW
+        if full or pending > KEYSTROKE or now < self._last_sent + KEYSTROKE_WAIT:
             return 0
-        return 1 if self.window == 1 else pending
+        return 1 if self.window == 1 else WINDOW - len(self._in_flight)
 
 
 def find_echo(output: bytes, in_flight: bytes) -> tuple[int, int]:

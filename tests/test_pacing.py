@@ -1,5 +1,6 @@
 """Input arrives: a pacer against simulated guests, in simulated time."""
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -123,6 +124,29 @@ def test_an_arrow_key_is_not_torn_once_the_window_is_open() -> None:
     now = 0.9
     pacer.sent(b"x", now)
     assert pacer.allowance(now + KEYSTROKE_WAIT, 3) == 3
+
+
+def test_a_terminals_answer_is_not_torn() -> None:
+    """A guest takes an ESC that is alone for 50 ms (busybox) for the key Esc."""
+    pacer, answer = Pacer(), b"\x1b[24;100R"
+    now, sent, times = 0.0, 0, []
+    while sent < len(answer):
+        count = pacer.allowance(now, len(answer) - sent)
+        if count:
+            pacer.sent(answer[sent : sent + count], now)
+            sent += count
+            times.append(now)
+        else:
+            now = pacer.deadline(len(answer) - sent)
+    assert max(b - a for a, b in itertools.pairwise(times)) <= 0.011
+
+
+@pytest.mark.parametrize("rest", range(1, 17))
+def test_the_end_of_a_paste_never_overfills_the_fifo(rest: int) -> None:
+    """A guest that is descheduled: keys may go unechoed, but never more than it can hold."""
+    guest = Uart(latency=0.045)
+    paste(Pacer(), guest, TEXT[: 79 + rest])
+    assert guest.got == TEXT[: 79 + rest]
 
 
 def test_nothing_to_wait_for_when_nothing_is_pending() -> None:

@@ -57,16 +57,18 @@ def paste(request: pytest.FixtureRequest) -> bytes:
     return b"".join(lines)[: request.param - 1] + b"\r"
 
 
-def test_a_paste_into_a_real_uart_with_fifo_is_exact(
-    user: User, directory: Path, boot: Boot, paste: bytes
+@pytest.mark.parametrize("size", [4096, pytest.param(65536, marks=pytest.mark.long)])
+def test_all_byte_values_up_and_down_a_real_uart_are_exact(
+    user: User, directory: Path, boot: Boot, size: int
 ) -> None:
     """QEMU 7.2 loses all but 16 bytes of it without the pacing; the guest returns each byte."""
+    data = NOISE[:size]
     vm = boot("echofifo")
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
         bridge.wait_message("ONLINE")
         reach_echo(client)
-        client.type(paste)
-        assert client.read_exactly(len(paste)) == paste
+        client.type(data)
+        assert client.read_exactly(size) == data
 
 
 def test_keys_into_a_real_uart_without_fifo(user: User, directory: Path, boot: Boot) -> None:
