@@ -44,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the service was up, or again while it ended
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`ttybridge ... | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         return 1
+
+
+def _abandon_stdout() -> None:
+    """Whoever read our output has gone (`ttybridge ... | head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -167,8 +171,11 @@ def _serve(
 
         def ready() -> None:
             show = _print_json if arguments.json else _print_table
-            show(service.places)
-            sys.stdout.flush()
+            try:
+                show(service.places)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                _abandon_stdout()  # the consoles are served all the same
 
         async def run() -> None:
             async with trio.open_nursery() as nursery:

@@ -38,6 +38,8 @@ async def dial(address: TcpAddress | UnixAddress) -> trio.socket.SocketType:
                 return _dial_unix(path)
     except OSError as error:
         raise DialError(_strerror(error)) from error
+    except UnicodeError as error:  # a label of a host name that IDNA does not allow
+        raise DialError(f"host name: {error}") from error
 
 
 async def _dial_tcp(address: TcpAddress) -> trio.socket.SocketType:

@@ -78,8 +78,7 @@ class RawEndpoint:
             try:
                 if refusal := _refusal(client, console):
                     raise RejectedError(refusal)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-                _keep_alive(client)
+                _prepare(client)
                 await Attachment(console, _channel(client)).run()
             except RejectedError as rejected:
                 self._warn(f"{self.address}: {rejected}")
@@ -128,8 +127,9 @@ def _inspect(first_read: bytes) -> None:
         raise RejectedError("closed a connection that began like a web browser's (HTTP or TLS)")
 
 
-def _keep_alive(client: trio.socket.SocketType) -> None:
-    """Let TCP find out when a client that had ended its input has closed altogether."""
+def _prepare(client: trio.socket.SocketType) -> None:
+    """Bound its buffer; let TCP find out when one that ended its input has closed altogether."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if client.family != socket.AF_UNIX:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)

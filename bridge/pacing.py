@@ -127,6 +127,7 @@ class Pacer:
         """Report ``data`` from the guest: give credit for the echoes in it."""
         if not self._in_flight:
             return
+        self._expire(now)
         seen = self._seen + data
         while self._in_flight:
             count, end = find_echo(seen, self._in_flight)
@@ -171,68 +172,73 @@ class Pacer:
 
 
 def find_echo(output: bytes, in_flight: bytes) -> tuple[int, int]:
-    """Find where ``output`` echoes the beginning of ``in_flight``.
+    """Find an echo of bytes in flight in ``output``.
 
-    Returns how many bytes in flight the first sufficient run covers, and where in
-    ``output`` it ends; (0, 0) where there is none.
+    Returns how many of them are proved to have been read, and where in ``output`` the
+    proof ends; (0, 0) where there is none.  A UART keeps order, so a run from the middle
+    (what is before it was not echoed, or is torn apart by an editor's line wrap) proves
+    all that was sent before it, too.
     """
-    enough = min(RUN, len(in_flight))
-    # A long output (a flood) is searched for four literal bytes at once, at C speed.
-    literal = in_flight[: enough if len(output) > _SEEN else 1]
-    if not all(_is_literal(byte) for byte in literal):
-        literal = b""
-    at = 0 if not literal else output.find(literal)
-    while 0 <= at < len(output):
-        count, end, solid = _match(output, at, in_flight)
-        if count >= enough and solid:
-            return count, end
-        at = output.find(literal, at + 1) if literal else at + 1
+    for skipped in range(max(1, len(in_flight) - RUN + 1)):
+        count, end = _find_run(output, in_flight[skipped:])
+        if count:
+            return skipped + count, end
     return 0, 0
 
 
-def _match(output: bytes, at: int, in_flight: bytes) -> tuple[int, int, bool]:
-    """Match as many bytes in flight as possible from ``at``: (how many, end, any visible?).
+def _find_run(output: bytes, run: bytes) -> tuple[int, int]:
+    """Find where ``output`` echoes at least RUN bytes of ``run`` from its start, or all of it."""
+    enough = min(RUN, len(run))
+    if _is_literal(run[:enough]):
+        at = output.find(run[:enough])
+        return _match(output, at, run) if at >= 0 else (0, 0)
+    # Not found at C speed; in a flood only the latest output is looked through.
+    for at in range(max(0, len(output) - _SEEN), len(output)):
+        count, end = _match(output, at, run)
+        if count >= enough:
+            return count, end
+    return 0, 0
 
-    A byte has several forms, one of which may begin another or be empty, so all the ways
-    to match are followed at once: there are hardly ever more than two.
+
+def _match(output: bytes, at: int, run: bytes) -> tuple[int, int]:
+    """Match bytes of ``run`` one after the other from ``at``: (how many, where that ends).
+
+    A byte has several forms, of which one may begin another (CR is echoed as CR LF or as
+    CR), so all the ways to match are followed at once; there are hardly ever two.  Where
+    they leave a choice, fewer bytes are taken to explain the same output: to count one
+    that was not echoed would be to send too much.
     """
-    ways = {(at, False)}
-    for count, byte in enumerate(in_flight):
-        further = _step(output, ways, byte)
-        if not further and count:
-            # readline, at the terminal's right edge, writes a blank and returns.
-            wrapped = {(end + 2, solid) for end, solid in ways if output.startswith(b" \r", end)}
-            further = _step(output, wrapped, byte)
-        if not further:
-            return count, *max(ways)
-        ways = further
-    return len(in_flight), *max(ways)
+    ways = {at}
+    best = (at, 0)  # the end, and minus the count
+    for count, byte in enumerate(run, 1):
+        ways = {
+            end + len(form) for end in ways for form in _FORMS[byte] if output.startswith(form, end)
+        }
+        if not ways:
+            break
+        best = max(best, (max(ways), -count))
+    return -best[1], best[0]
 
 
-def _step(output: bytes, ways: set[tuple[int, bool]], byte: int) -> set[tuple[int, bool]]:
-    return {
-        (end + len(form), solid or form != b"")
-        for end, solid in ways
-        for form in _FORMS[byte]
-        if output.startswith(form, end)
-    }
+def _is_literal(data: bytes) -> bool:
+    return all(len(_FORMS[byte]) == 1 for byte in data)
 
 
-def _is_literal(byte: int) -> bool:
-    return byte >= 0x20 and byte != 0x7F
+def _forms(byte: int) -> tuple[bytes, ...]:
+    raw = bytes([byte])
+    match byte:
+        case 0x0D | 0x0A:
+            return b"\r\n", b"\r", b"\n"
+        case 0x08:
+            return b"\b \b", b"^H", raw
+        case 0x7F:
+            return b"\b \b", b"^?", raw
+        case _ if byte < 0x20:
+            return raw, b"^" + bytes([byte + 0x40])
+        case _:
+            return (raw,)
 
 
-# How a guest may echo a byte: a line's end as CR LF (termios ONLCR), a control byte as
-# itself, as ^X (ECHOCTL) or, by a line editor, not at all.
-_FORMS: tuple[tuple[bytes, ...], ...] = tuple(
-    (bytes([byte]),)
-    if _is_literal(byte)
-    else (b"\r\n", b"\r", b"\n")
-    if byte in b"\r\n"
-    else (b"\b \b", b"^?", b"\x7f", b"")
-    if byte == 0x7F
-    else (b"\b \b", b"^H", b"\b", b"")
-    if byte == 0x08
-    else (bytes([byte]), b"^" + bytes([byte + 0x40]), b"")
-    for byte in range(256)
-)
+# How a guest may echo a byte: a line's end as CR LF (termios ONLCR), an erase as what
+# erases on a screen, another control byte as itself or as ^X (ECHOCTL).
+_FORMS = tuple(_forms(byte) for byte in range(256))

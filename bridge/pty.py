@@ -105,7 +105,7 @@ class Pty:
             raise
         # In packet mode a byte of zero precedes data, and any other stands alone.
         if packet[:1] == b"\0":
-            return packet[1:]
+            return packet[1:] or None
         self.last_control = trio.current_time()
         self._make_raw()
         return None
@@ -125,11 +125,9 @@ class Pty:
             # The master can flush only a part of what the slave would read.
             slave = os.open(self.path, _OPEN_SLAVE | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno == errno.EBUSY and not self.attached:
-                return False  # TIOCEXCL survives; TIOCNXCL on the master does not help
-            if error.errno in {errno.EBUSY, errno.EIO}:
-                return True  # the next client is already there
-            raise
+            # TIOCEXCL survives, and TIOCNXCL on the master does not help.  Otherwise the
+            # next client is there already, or (EMFILE) what was left must stay.
+            return error.errno != errno.EBUSY or self.attached
         try:
             termios.tcflush(slave, termios.TCIFLUSH)
         finally:
@@ -177,9 +175,13 @@ class PtyEndpoint:
                 await self._replace()
 
     def _install(self, pty: Pty) -> None:
+        try:
+            self._presence.watch(pty.path, self._stir)
+            self._publish(pty.path)
+        except OSError:
+            pty.close()
+            raise
         self._pty = pty
-        self._presence.watch(pty.path, self._stir)
-        self._publish(pty.path)
 
     def _stir(self) -> None:
         self._stirred.set()

@@ -91,12 +91,11 @@ class BridgedConsole:
     def _bind_unix(self, runtime: RuntimeDirectory, stack: ExitStack) -> RawEndpoint | None:
         if not self._settings.unix:
             return None
-        path = runtime.unix_path(self._settings.name)
         try:
-            unix = RawEndpoint.unix(path, self._warn)
+            unix = RawEndpoint.unix(runtime.unix_path(self._settings.name), self._warn)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise StartError(f"{self._settings.name}: Unix socket {path}: {reason}") from error
+            raise StartError(f"{self._settings.name}: no Unix socket: {reason}") from error
         stack.callback(unix.close)
         return unix
 
@@ -169,12 +168,21 @@ def open_service(settings: Iterable[ConsoleSettings], directory: Path) -> Iterat
     _raise_descriptor_limit(len(settings))
     with ExitStack() as stack:
         runtime = stack.enter_context(RuntimeDirectory(directory))
-        presence = stack.enter_context(Presence())
+        presence = stack.enter_context(_presence())
         listeners = Listeners()
         consoles = [
             BridgedConsole(console, runtime, presence, listeners, stack) for console in settings
         ]
         yield Service(consoles, presence, listeners)
+
+
+def _presence() -> Presence:
+    try:
+        return Presence()
+    except OSError as error:
+        raise StartError(
+            f"inotify: {error.strerror} (sysctl fs.inotify.max_user_instances)"
+        ) from error
 
 
 class _StateLog:

@@ -274,8 +274,11 @@ class _Connection:
         """Has the server accepted us, or are we queued?  None if that cannot be seen."""
         if self._socket.family == AF_UNIX:
             return sockdiag.unix_peer_accepted(self._socket.fileno())
-        # The server's end of this connection, if it is on this machine.
-        theirs = sockdiag.find_tcp(self._peer, self._own)
+        try:
+            # The server's end of this connection, if it is on this machine.
+            theirs = sockdiag.find_tcp(self._peer, self._own)
+        except OSError:  # reset; the reader is about to find out
+            return None
         return None if theirs is None else theirs.inode != 0
 
     def held_by_another(self) -> bool:
@@ -285,9 +288,13 @@ class _Connection:
         """
         if self._socket.family == AF_UNIX:
             return True  # sock_diag does not tell; the usual case is assumed
+        try:
+            own, (_, port) = self._own, self._peer
+        except OSError:
+            return True
         return any(
-            row.inode and row.state == sockdiag.TcpState.ESTABLISHED and row.remote != self._own
-            for row in sockdiag.connected_to(self._peer[1])
+            row.inode and row.state == sockdiag.TcpState.ESTABLISHED and row.remote != own
+            for row in sockdiag.connected_to(port)
         )
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.qemu import Qemu
 from tests.support.user import REPOSITORY, User, install, make_base
@@ -23,6 +24,13 @@ TOOLS = ["qemu-system-x86_64", "screen", "minicom", "picocom", "tio", "socat", "
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="every repetition and long wait")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # No deadline for a single example: the machine may be busy.
+    settings.register_profile("short", deadline=None)
+    settings.register_profile("long", deadline=None, max_examples=5000)
+    settings.load_profile("long" if config.getoption("--long") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -235,6 +235,28 @@ def test_a_file_without_consoles_runs(user: User, directory: Path) -> None:
     assert process.returncode == 0
 
 
+def test_nobody_reads_the_announcement(user: User, directory: Path) -> None:
+    """`ttybridge run ... | head -0`: the consoles are served all the same."""
+    read, write_ = os.pipe()
+    os.close(read)
+    process = user.popen(
+        ["ttybridge", "run", f"vm={URL}", "--runtime-dir", directory / "run"],
+        stdout=write_,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write_)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"vm: WAITING: connection refused\n"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_a_host_name_that_cannot_be(user: User, directory: Path) -> None:
+    with Bridge(user, directory / "run", "vm=ws://a..b:4555") as bridge:
+        bridge.wait_message("vm: WAITING: host name")
+
+
 def test_help_and_version(user: User) -> None:
     assert user.run(["ttybridge", "--version"]).stdout == "ttybridge 0.1.0\n"
     assert user.run(["python", "-m", "bridge", "--version"]).stdout == "ttybridge 0.1.0\n"
