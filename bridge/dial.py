@@ -78,14 +78,18 @@ def _dial_unix(path: str) -> trio.socket.SocketType:
     return trio.socket.from_stdlib_socket(unix)
 
 
-async def leave(connection: trio.socket.SocketType, last_sent: float) -> bool:
-    """Leave a server that has answered us; tell whether it let us go in time.
+async def leave(connection: trio.socket.SocketType, unsent: bytes, last_sent: float) -> bool:
+    """Leave a server that has accepted us; tell whether it let us go in time.
+
+    ``unsent`` is the rest of a frame that was begun: to end within a frame locks QEMU.
 
     Only this order is safe: a QEMU whose client closes while the guest writes, or with a
     websocket close frame while the guest has unread input, never serves another client.
     """
     with trio.CancelScope(shield=True), trio.move_on_after(LEAVE_LIMIT) as limit, connection:
         try:
+            while unsent:
+                unsent = unsent[await connection.send(unsent) :]
             await trio.sleep_until(last_sent + LINGER)
             connection.shutdown(socket.SHUT_WR)
             while await connection.recv(1 << 16):

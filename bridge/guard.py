@@ -2,7 +2,7 @@
 
 A page in the user's own browser may send requests to any local port, and passes every
 check of ownership (the browser runs as the user).  Its request has a shape: an HTTP
-request line, the HTTP/2 preface, or a TLS ClientHello.  Only the first read is judged,
+request line (or the long beginning of one), the HTTP/2 preface, or a TLS ClientHello.  Only the first read is judged,
 and nothing is ever held back to complete it, so a person's typing is never delayed; what
 comes in pieces (no browser sends it so) or without HTTP's shape passes.
 """
@@ -11,6 +11,7 @@ import re
 
 _WEB_SHAPED = re.compile(
     rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PRI) [^ \r\n]* HTTP/\d"  # RFC 9112, 3
+    rb"|(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) (?:/|http)[^ \r\n]{500}"  # a target longer than the read: no person's
     rb"|\x16\x03[\x00-\x04]..[\x01]",  # RFC 8446, 5.1 and 4: handshake record, ClientHello
     re.DOTALL,
 )

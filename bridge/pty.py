@@ -37,7 +37,7 @@ _TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG = range(4)
-_OPEN_SLAVE = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
+_OPEN_SLAVE = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 
 # Output to a fresh client begins when its last flush or setting is QUIET ago; the tools'
 # came within 3 ms of their open.
@@ -61,14 +61,14 @@ class Pty:
         # Not os.openpty: it opens the slave while it is still cooked and echoing.
         master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("=i", 0))
             fcntl.ioctl(master, termios.TIOCPKT, struct.pack("=i", 1))
             pty = cls(master)
             pty._make_raw()
-            slave = os.open(pty.path, _OPEN_SLAVE | os.O_CLOEXEC)
             # devpts is often mounted mode=620,gid=tty; group tty could type into the guest.
-            os.fchmod(slave, 0o600)
-            os.close(slave)  # from now on POLLHUP means that nobody is there
+            os.chmod(pty.path, 0o600)
+            # Until here nobody can open it.
+            fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("=i", 0))
+            os.close(os.open(pty.path, _OPEN_SLAVE))  # from now on POLLHUP means nobody
         except BaseException:
             os.close(master)
             raise
@@ -123,13 +123,14 @@ class Pty:
         """Remove what the last client left behind; False if the PTY must be replaced."""
         try:
             # The master can flush only a part of what the slave would read.
-            slave = os.open(self.path, _OPEN_SLAVE | os.O_CLOEXEC)
+            slave = os.open(self.path, _OPEN_SLAVE)
         except OSError as error:
             # TIOCEXCL survives, and TIOCNXCL on the master does not help.  Otherwise the
             # next client is there already, or (EMFILE) what was left must stay.
             return error.errno != errno.EBUSY or self.attached
         try:
             termios.tcflush(slave, termios.TCIFLUSH)
+            termios.tcflow(slave, termios.TCOON)  # a client's TCOOFF outlives it
         finally:
             os.close(slave)
         self._make_raw()

@@ -8,7 +8,7 @@ import errno
 import logging
 import resource
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -149,16 +149,30 @@ class Service:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """``ready`` is called when a stop signal would already end the service properly."""
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                serving = trio.CancelScope()
+                nursery.start_soon(_cancel_at_each, signals, serving)
+                with serving:
+                    await self._serve(ready)
+                nursery.cancel_scope.cancel()
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-                nursery.start_soon(self._presence.run)
-                nursery.start_soon(self._listeners.run)
-                for console in self._consoles:
-                    nursery.start_soon(console.run)
-                ready()
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-                    break
+            nursery.start_soon(self._presence.run)
+            nursery.start_soon(self._listeners.run)
+            for console in self._consoles:
+                nursery.start_soon(console.run)
+            ready()
+
+
+async def _cancel_at_each(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
+    """Stop at the first signal, and swallow the rest: the leaving must not be cut short.
+
+    A terminal that closes may say HUP twice, and an impatient user ^C.
+    """
+    async for _ in signals:
+        serving.cancel()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ where /proc/net/tcp costs milliseconds; that file is read where the netlink fami
 missing (some containers and sandboxes).
 """
 
-import errno
 import os
 import socket
 import struct
@@ -131,20 +130,22 @@ def _inet(family: int, sockid: bytes, flags: int, states: int) -> Iterator[TcpSo
 
 
 def _ask(request: bytes, flags: int) -> Iterator[bytes]:
-    """Send one request, yield the payload of each answer; none if nothing matches."""
+    """Send one request, yield the payload of each answer.
+
+    Raises _NoSockDiagError where the kernel says no.  It says ENOENT for "no such socket"
+    and for "no such module" alike, so the other source is asked then, too.
+    """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
             size = _NLMSGHDR.size + len(request)
             netlink.send(_NLMSGHDR.pack(size, _SOCK_DIAG_BY_FAMILY, flags, 0, 0) + request)
             while True:
                 for kind, payload in _messages(netlink.recv(1 << 16)):
-                    if kind == _NLMSG_DONE:
-                        return
-                    if kind == _NLMSG_ERROR:
+                    if kind in {_NLMSG_DONE, _NLMSG_ERROR}:
                         (number,) = struct.unpack_from("=l", payload)
-                        if number == -errno.ENOENT:
-                            return
-                        raise OSError(-number, os.strerror(-number))
+                        if number < 0:
+                            raise OSError(-number, os.strerror(-number))
+                        return
                     yield payload
                     if not flags & _NLM_F_DUMP:
                         return

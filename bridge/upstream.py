@@ -138,10 +138,17 @@ class Upstream:
             if wire.open and self._console.state is not State.ONLINE:
                 self._console.enter(State.ONLINE, line=connection)
             if payload:
-                await self._console.wait_laggards(len(payload))
-                self._console.feed(payload)
+                await self._feed(payload)
                 if pause := flood.pause(len(payload), connection.frames_sent, trio.current_time()):
                     await trio.sleep(pause)
+
+    async def _feed(self, payload: bytes) -> None:
+        """Feed in pieces of which each leaves the attachments half a ring to take the last."""
+        size = self._console.scrollback.capacity // 2
+        for at in range(0, len(payload), size):
+            piece = payload[at : at + size]
+            await self._console.wait_laggards(len(piece))
+            self._console.feed(piece)
 
     async def _judge_silence(self, connection: "_Connection", reading: trio.CancelScope) -> None:
         """While there is no answer: name the state, and give up on one who will not answer."""
@@ -216,7 +223,8 @@ class _Connection:
 
     @property
     def clear(self) -> bool:
-        return not self._unsent
+        """Nothing unsent, and still a websocket: after its end nothing may be framed."""
+        return not self._unsent and self.wire.end is None
 
     def send(self, payload: bytes) -> None:
         self._last_sent = trio.current_time()
@@ -229,7 +237,7 @@ class _Connection:
         One frame, one send: QEMU can be locked by a client that dies amid a frame.
         """
         sent = 0
-        if self.clear:
+        if not self._unsent:
             try:
                 sent = os.write(self._socket.fileno(), data)
             except BlockingIOError:
@@ -309,8 +317,10 @@ class _Connection:
 
     async def close(self) -> bool:
         """Leave as QEMU wants it; False if it did not close its end in time."""
-        if not self.wire.answered:
-            # Not served yet: QEMU meets request and end of stream together, and lets go.
+        if not self.wire.answered and self.accepted() is False:
+            # Still queued, so that nobody would answer our leaving.  When its turn comes
+            # QEMU meets request and end of stream together, and lets go.
             self._socket.close()
             return True
-        return await leave(self._socket, self._last_sent)
+        # Without an answer too: QEMU may have begun to serve us since the last look.
+        return await leave(self._socket, self._unsent, self._last_sent) or not self.wire.open

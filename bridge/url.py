@@ -81,8 +81,8 @@ class UpstreamUrl:
 
     @classmethod
     def _parse(cls, text: str) -> "UpstreamUrl":
-        if not text.isprintable() or " " in text:
-            raise ValueError("holds blanks or unprintable characters")
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("holds characters other than printable ASCII; write them as %XX")
         parts = urlsplit(text)
         if "@" in parts.netloc:
             # Command lines and logs are read by others: no secret belongs in a URL.
@@ -127,6 +127,8 @@ def _tcp_address(host: str | None, port: int | None) -> TcpAddress:
 
 
 def _unix_address(path: str) -> UnixAddress:
+    if "\0" in path:
+        raise ValueError("a path holds no NUL")
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError("wants an absolute path to a socket")
     if len(path.encode()) > MAX_UNIX_PATH:

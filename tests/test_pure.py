@@ -17,6 +17,7 @@ from bridge.printable import printable
         b"GET / HTTP/1.1\r\n",
         b"POST /a?b HTTP/1.0\r\n",
         b"CONNECT h:1 HTTP/1.1",
+        b"GET /" + b"a" * 4091,  # its end is in the next read
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
@@ -34,6 +35,7 @@ def test_web_shapes_are_known(first: bytes) -> None:
         b"GET / \r",
         b"get / HTTP/1.1",
         b"ls -l\r",
+        b"PUT " + b"a" * 600,
         b"\x16",
         b"\x16\x03",
         b"\xff\xfb",
