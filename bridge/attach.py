@@ -76,13 +76,17 @@ class Attachment:
             raise rejected
 
     def release(self) -> None:
-        """Let output begin, for an attachment that was made ``held``."""
+        """Let output flow, for an attachment that was made ``held`` or is on ``hold``."""
         self._blocked = False
         self.push()
 
-    def end(self) -> None:
-        """The client is gone."""
-        self._scope.cancel()
+    def hold(self) -> None:
+        """Write nothing until released."""
+        self._blocked = True
+
+    def skip_to_present(self) -> None:
+        """Leave out what is in the scrollback now: it was for somebody else."""
+        self.position = self._console.scrollback.end
 
     def push(self) -> None:
         if self._blocked:
@@ -92,9 +96,10 @@ class Attachment:
         except BlockingIOError:
             self._blocked = True
             self._wait_to_write.set()
-        except OSError:  # EPIPE, ECONNRESET, EIO: each says that nobody reads any more
+        except OSError:
+            # EPIPE, ECONNRESET, EIO: nobody reads any more.  What was typed before is still
+            # to be taken; its end is the end of the attachment.
             self._blocked = True
-            self.end()
 
     def _push(self) -> None:
         scrollback = self._console.scrollback
@@ -118,14 +123,14 @@ class Attachment:
     async def _read_input(self) -> None:
         """Read until the end of input.  An OSError then means the client is gone."""
         while True:
-            await self._queue.wait_room()
+            await self._console.wait_room(self._queue)
             await trio.lowlevel.wait_readable(self._channel.fd)
             try:
                 data = self._channel.read(self._queue.room)
             except BlockingIOError:
                 continue
             except OSError:
-                self.end()
+                self._scope.cancel()
                 return
             if data == b"":
                 return

@@ -25,6 +25,9 @@ from bridge.scrollback import Scrollback
 # What an attachment may have typed ahead of the guest; then its client is not read.
 QUEUE_LIMIT = 4096
 
+# The same for all of a console's typists together, those included who have left.
+TOTAL_LIMIT = 256 * 1024
+
 # Reading upstream waits so long at most for an attachment that is about to be overtaken.
 PATIENCE = 0.020
 
@@ -64,8 +67,6 @@ class InputQueue:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._room = trio.Event()
-        self._room.set()
 
     def __len__(self) -> int:
         return len(self._data)
@@ -77,19 +78,11 @@ class InputQueue:
 
     def put(self, data: bytes) -> None:
         self._data += data
-        if self.room <= 0:
-            self._room = trio.Event()
 
     def take(self, count: int) -> bytes:
         taken = bytes(self._data[:count])
         del self._data[:count]
-        if self.room > 0:
-            self._room.set()
         return taken
-
-    async def wait_room(self) -> None:
-        """Wait until something may be put: the back-pressure to the typist."""
-        await self._room.wait()
 
 
 class Console:
@@ -116,6 +109,8 @@ class Console:
         self._pacer = Pacer(clocking)
         self._line: Line | None = None
         self._queues: deque[InputQueue] = deque()  # those with something in them
+        self._pending = 0  # bytes in them
+        self._taken = trio.Event()
         self._timer = math.inf  # when run() will ask the pacer again
         self._rearm = trio.Event()
         self._attached = trio.Event()
@@ -131,6 +126,7 @@ class Console:
             self._line = line
             self._pacer.reset()
             self._drop_input()
+        self._attached = trio.Event()
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason
             self._on_state(self)
@@ -165,8 +161,7 @@ class Console:
         return [a for a in (among or self.attachments) if a.position < limit]
 
     async def wait_attached(self) -> None:
-        """Wait until somebody attaches from now on."""
-        self._attached = trio.Event()
+        """Wait until somebody attaches, or has since the upstream last entered a state."""
         await self._attached.wait()
 
     async def run(self) -> None:
@@ -212,31 +207,44 @@ class Console:
         if not queue:
             self._queues.append(queue)
         queue.put(data)
+        self._pending += len(data)
         self.kick()
+
+    async def wait_room(self, queue: InputQueue) -> None:
+        """Wait until ``queue`` may be put to: the back-pressure to the typist."""
+        while queue.room <= 0 or self._pending >= TOTAL_LIMIT:
+            if self._taken.is_set():
+                self._taken = trio.Event()  # one for all who wait
+            await self._taken.wait()
 
     def kick(self) -> None:
         """Send what the pacer allows now; arm the timer for the rest."""
         now = trio.current_time()
-        pending = sum(map(len, self._queues))
-        while pending:
+        while self._pending:
             if self._line is None or not self._line.clear:
                 return  # the line kicks when it is clear
-            allowance = self._pacer.allowance(now, pending)
+            allowance = self._pacer.allowance(now, self._pending)
             if not allowance:
                 break
             queue = self._queues.popleft()
             data = queue.take(allowance)
             if queue:
                 self._queues.append(queue)  # to the end: every typist gets his turn
-            pending -= len(data)
+            self._took(data)
             self._pacer.sent(data, now)
             self._line.send(data)
-        deadline = self._pacer.deadline(pending)
+        deadline = self._pacer.deadline(self._pending)
         if deadline < self._timer:
             self._timer = deadline
             self._rearm.set()
 
     def _drop_input(self) -> None:
         for queue in self._queues:
-            self.discarded += len(queue.take(len(queue)))
+            data = queue.take(len(queue))
+            self.discarded += len(data)
+            self._took(data)
         self._queues.clear()
+
+    def _took(self, data: bytes) -> None:
+        self._pending -= len(data)
+        self._taken.set()

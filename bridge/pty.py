@@ -30,6 +30,7 @@ import trio
 from bridge.attach import Attachment
 from bridge.console import Console
 from bridge.presence import Presence
+from bridge.runtime import Link
 
 # asm-generic/termbits.h and ioctls.h: what the termios module has no names for.
 _EXTPROC = 0o200000  # no echo and no editing by the kernel; every change is reported
@@ -52,6 +53,8 @@ class Pty:
         self.fd = master
         number = struct.unpack("=I", fcntl.ioctl(master, _TIOCGPTN, b"\0" * 4))[0]
         self.path = f"/dev/pts/{number}"
+        self._poller = select.poll()
+        self._poller.register(master, select.POLLIN | select.POLLPRI)
         self.last_control = -QUIET
         """When a client last flushed or changed settings, by trio's clock."""
 
@@ -82,10 +85,12 @@ class Pty:
 
     def _poll(self) -> int:
         """The master's poll events now."""
-        poller = select.poll()
-        poller.register(self.fd, select.POLLIN | select.POLLPRI)
-        events = poller.poll(0)
+        events = self._poller.poll(0)
         return events[0][1] if events else 0
+
+    def hung_up(self) -> bool:
+        """Nobody has the slave open now."""
+        return bool(self._poll() & select.POLLHUP)
 
     @property
     def attached(self) -> bool:
@@ -111,6 +116,10 @@ class Pty:
         return None
 
     def write(self, data: bytes) -> int:
+        # The kernel would keep some of it for the next client, and then be full; and a
+        # master that is hung up polls as writable for ever.
+        if self.hung_up():
+            raise OSError(errno.EIO, "nobody has the PTY open")
         # The control byte that tells of an ECHO switched on may be unread yet.
         self._make_raw()
         return os.write(self.fd, data)
@@ -148,14 +157,13 @@ class Pty:
 class PtyEndpoint:
     """A console's PTY for as long as the service lives, though it may be replaced.
 
-    ``publish`` is told the path, at first and whenever it changes; ``warn`` what is amiss.
+    Keeps ``link`` pointing at it, and removes the link before the PTY's number becomes
+    free for somebody else's terminal; ``warn`` is told what is amiss.
     """
 
-    def __init__(
-        self, presence: Presence, publish: Callable[[str], None], warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, presence: Presence, link: Link, warn: Callable[[str], None]) -> None:
         self._presence = presence
-        self._publish = publish
+        self._link = link
         self._warn = warn
         self._stirred = trio.Event()
         self._install(Pty.create())
@@ -165,6 +173,7 @@ class PtyEndpoint:
         return self._pty.path
 
     def close(self) -> None:
+        self._link.remove()
         self._pty.close()
 
     async def run(self, console: Console) -> None:
@@ -178,7 +187,7 @@ class PtyEndpoint:
     def _install(self, pty: Pty) -> None:
         try:
             self._presence.watch(pty.path, self._stir)
-            self._publish(pty.path)
+            self._link.point_to(pty.path)
         except OSError:
             pty.close()
             raise
@@ -189,25 +198,43 @@ class PtyEndpoint:
 
     async def _wait_attached(self) -> None:
         while not self._pty.attached:
-            self._stirred = trio.Event()
-            # Opened since the look, before there was somebody to stir?
-            if not self._pty.attached:
-                await self._stirred.wait()
+            await self._wait_stirred()
+
+    async def _wait_stirred(self) -> None:
+        """Wait for an open or close.  One that falls between a look and this still comes."""
+        self._stirred = trio.Event()
+        await self._stirred.wait()
 
     async def _session(self, console: Console) -> None:
+        """From the first open to the end of what was typed, which a client may outrun."""
         attachment = Attachment(console, self._pty, held=True)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._release_when_quiet, attachment)
+            nursery.start_soon(self._open_output, attachment)
             await attachment.run()
             nursery.cancel_scope.cancel()
 
-    async def _release_when_quiet(self, attachment: Attachment) -> None:
+    async def _open_output(self, attachment: Attachment) -> None:
+        """Let output begin when the client has flushed; anew for one that comes after it.
+
+        ``cat file > link`` closes long before its last byte is taken; who opens the PTY
+        meanwhile is in the same session.
+        """
+        while True:
+            await self._wait_quiet()
+            attachment.release()
+            while not self._pty.hung_up():
+                await self._wait_stirred()
+            attachment.hold()
+            while self._pty.hung_up():
+                await self._wait_stirred()
+            attachment.skip_to_present()
+
+    async def _wait_quiet(self) -> None:
         now = trio.current_time()
         limit = now + QUIET_LIMIT
         self._pty.last_control = now
         while (quiet := min(self._pty.last_control + QUIET, limit)) > trio.current_time():
             await trio.sleep_until(quiet)
-        attachment.release()
 
     async def _replace(self) -> None:
         # Closed first: the kernel hands out the lowest free number, so the new one
@@ -218,6 +245,7 @@ class PtyEndpoint:
             try:
                 self._install(Pty.create())
             except OSError as error:
+                self._link.remove()
                 # None to be had (kernel.pty.max, descriptors): the console lives on without.
                 if not warned:
                     self._warn(f"no new PTY, trying again every second: {error.strerror}")

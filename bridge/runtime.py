@@ -7,6 +7,7 @@ lock.  Imports nothing heavy: ``ttybridge path`` is in scripts.
 """
 
 import fcntl
+import logging
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from bridge.errors import StartError
+
+log = logging.getLogger("ttybridge")
 
 LOCK = ".lock"
 UNIX = ".unix"
@@ -68,7 +71,7 @@ class RuntimeDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._published: set[Path] = set()
+        self._sockets: list[Path] = []
 
     def __enter__(self) -> Self:
         self._make()
@@ -82,26 +85,25 @@ class RuntimeDirectory:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for path in self._published:
-            path.unlink(missing_ok=True)
-        self._lock.close()
+        try:
+            for path in self._sockets:
+                path.unlink(missing_ok=True)
+        except OSError as error:  # harmless: nobody answers there, and the next start sweeps
+            log.warning("%s: not removed: %s", path, error.strerror)
+        finally:
+            self._lock.close()
 
-    def publish(self, name: str, target: str) -> None:
-        """Point the link ``name`` at ``target``, in one step."""
-        link = self.path / name
-        new = self.path / f".{name}.new"
-        new.unlink(missing_ok=True)
-        new.symlink_to(target)
-        new.rename(link)
-        self._published.add(link)
+    def link(self, name: str) -> "Link":
+        """The link that users open for console ``name``; it does not exist yet."""
+        return Link(self.path / name)
 
     def unix_path(self, name: str) -> str:
-        """The path for the Unix socket of console ``name``, free to bind."""
+        """The path for the Unix socket of console ``name``, free to bind; removed at the end."""
         directory = self.path / UNIX
         directory.mkdir(mode=0o700, exist_ok=True)
         path = directory / name
         path.unlink(missing_ok=True)
-        self._published.add(path)
+        self._sockets.append(path)
         return str(path)
 
     def _make(self) -> None:
@@ -138,12 +140,34 @@ class RuntimeDirectory:
 
     def _sweep(self) -> None:
         """Remove the links and sockets of a service that was killed."""
-        for entry in self.path.iterdir():
-            if entry.is_symlink() and os.readlink(entry).startswith("/dev/pts/"):
-                entry.unlink()
-        for entry in (self.path / UNIX).glob("*"):
-            if entry.is_socket():
-                entry.unlink()
+        try:
+            for entry in self.path.iterdir():
+                if entry.is_symlink() and os.readlink(entry).startswith("/dev/pts/"):
+                    entry.unlink()
+            for entry in (self.path / UNIX).glob("*"):
+                if entry.is_socket():
+                    entry.unlink()
+        except OSError as error:
+            raise StartError(f"runtime directory {self.path}: {error.strerror}") from error
+
+
+class Link:
+    """A symbolic link to a PTY that changes in one step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def point_to(self, target: str) -> None:
+        new = self.path.with_name(f".{self.path.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        new.rename(self.path)
+
+    def remove(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: not removed: %s", self.path, error.strerror)
 
 
 class _Lock:

@@ -105,7 +105,7 @@ class BridgedConsole:
         if not self._settings.pty:
             return None
         try:
-            pty = PtyEndpoint(presence, partial(runtime.publish, self._settings.name), self._warn)
+            pty = PtyEndpoint(presence, runtime.link(self._settings.name), self._warn)
         except OSError as error:
             raise StartError(f"{self._settings.name}: no PTY: {error.strerror}") from error
         stack.callback(pty.close)

@@ -292,6 +292,45 @@ def test_a_stopped_client_harms_nobody(user: User, bridge: Bridge, raw: Client) 
     client.end()
 
 
+def test_a_client_who_leaves_amid_his_paste_costs_nothing(
+    user: User, bridge: Bridge, raw: Client
+) -> None:
+    """A hung-up master polls as writable for ever, and is soon full."""
+    line = "y" * 999 + "\n"
+    (user.home / "file").write_text(line * 14)
+    user.own(user.home / "file")
+    user.run(["sh", "-c", f"cat file > {bridge.link}"])  # more than the queue holds
+    started = bridge.cpu_seconds()
+    looks = 0
+    while raw.read_until(b"\n").count(b"y") < 999 or looks < 10:
+        looks += 1
+    # One who comes meanwhile sees what comes from now on.
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        say("open")
+        read_until(fd, b"to the newcomer\r\ndemo$ ")
+        """,
+    )
+    client.heard()
+    while b"y" in raw.read_until(PROMPT):
+        raw.type(b"echo to the newcomer\r")
+    client.end()
+    assert bridge.cpu_seconds() - started < 10
+
+
+def test_a_clients_suspended_output_is_not_the_next_ones(
+    user: User, bridge: Bridge, raw: Client
+) -> None:
+    client = Script(user, bridge, "fd = open_link(); termios.tcflow(fd, termios.TCOOFF)")
+    client.end()
+    eventually(lambda: "busy" not in user.run(["stty", "-F", bridge.link]).stderr)
+    user.run(["sh", "-c", f"printf 'echo flows again\\r' > {bridge.link}"])
+    raw.read_until(b"\nflows again\r\n")
+
+
 def test_the_last_keys_of_a_client_who_leaves_are_typed(
     user: User, bridge: Bridge, raw: Client
 ) -> None:

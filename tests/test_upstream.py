@@ -4,6 +4,9 @@ Against real virtual machines where QEMU's manners matter, against bare sockets 
 other end misbehaves.
 """
 
+import base64
+import hashlib
+import re
 import signal
 import socket
 import threading
@@ -224,41 +227,125 @@ GREETING = (
 )
 
 
+def accept(listener: socket.socket) -> socket.socket:
+    """Be the server of one connection, up to and with the handshake."""
+    listener.settimeout(30)
+    connection, _ = listener.accept()
+    connection.settimeout(30)
+    match = re.search(rb"Sec-WebSocket-Key: (\S+)", connection.recv(4096))
+    assert match is not None
+    guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    digest = base64.b64encode(hashlib.sha1(match[1] + guid).digest())
+    connection.sendall(GREETING % digest)
+    return connection
+
+
 def test_garbage_after_the_handshake_ends_the_connection_not_the_attachments(
     user: User, directory: Path
 ) -> None:
     """Reserved bits, then a server that works: the client stays and sees its output."""
-    import base64
-    import hashlib
-    import re
-
-    def greeting(request: bytes) -> bytes:
-        match = re.search(rb"Sec-WebSocket-Key: (\S+)", request)
-        assert match is not None
-        guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        return GREETING % base64.b64encode(hashlib.sha1(match[1] + guid).digest())
-
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         run(user, directory, "ws://127.0.0.1:%d" % listener.getsockname()[1]) as bridge,
         Client(bridge.raw) as client,
     ):
-        listener.settimeout(30)
-        first, _ = listener.accept()
-        with first:
-            first.sendall(greeting(first.recv(4096)) + b"\x82\x02ok" + b"\xf2\x01x")
+        with accept(listener) as first:
+            first.sendall(b"\x82\x02ok" + b"\xf2\x01x")
             client.read_until(b"ok")
             bridge.wait_message("vm: WAITING: not what a websocket server sends")
-        second, _ = listener.accept()
-        with second:
-            second.sendall(greeting(second.recv(4096)) + b"\x82\x05again")
+        with accept(listener) as second:
+            second.sendall(b"\x82\x05again")
             client.read_until(b"again")
             # A reset connection is no different.
             second.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        third, _ = listener.accept()
-        with third:
-            third.sendall(greeting(third.recv(4096)) + b"\x82\x05third")
+        with accept(listener) as third:
+            third.sendall(b"\x82\x05third")
             client.read_until(b"third")
+
+
+def test_a_close_frame_amid_a_paste_ends_only_the_connection(user: User, directory: Path) -> None:
+    """Its last payload is an echo, for which more would be sent, into a closed websocket."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        run(user, directory, "ws://127.0.0.1:%d" % listener.getsockname()[1]) as bridge,
+        Client(bridge.raw) as client,
+    ):
+        with accept(listener) as first:
+            bridge.wait_message("vm: ONLINE")
+            client.type(b"x" * 4000)
+            first.recv(100)
+            first.sendall(b"\x82\x01x" + b"\x88\x02\x03\xe8")
+            client.read_until(b"x")
+            seen = bridge.wait_message("vm: WAITING: closed by the server: 1000")
+        with accept(listener) as second:
+            bridge.wait_message("vm: ONLINE", after=seen)
+            second.sendall(b"\x82\x05again")
+            client.read_until(b"again")
+
+
+def test_a_frame_larger_than_the_scrollback_reaches_a_healthy_reader_whole(
+    user: User, directory: Path
+) -> None:
+    config = directory / "config.toml"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = "ws://127.0.0.1:%d" % listener.getsockname()[1]
+        config.write_text(f'[consoles.vm]\nurl = "{url}"\nscrollback = 4096\n')
+        config.chmod(0o644)
+        payload = bytes(range(256)) * 240
+        with (
+            Bridge(user, directory / "run", "--config", str(config)) as bridge,
+            Client(bridge.raw) as client,
+            accept(listener) as server,
+        ):
+            bridge.wait_message("vm: ONLINE")
+            client.type(b"?")
+            server.recv(100)  # the client is attached
+            server.sendall(b"\x82\x7e" + len(payload).to_bytes(2, "big") + payload)
+            assert client.read_exactly(len(payload)) == payload
+
+
+def test_a_frame_that_was_begun_is_finished_before_leaving(user: User, directory: Path) -> None:
+    """To end within a frame locks QEMU's console for good."""
+    config = directory / "config.toml"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = "ws://127.0.0.1:%d" % listener.getsockname()[1]
+        config.write_text(f'[consoles.vm]\nurl = "{url}"\ninput = "direct"\n')
+        config.chmod(0o644)
+        with Bridge(user, directory / "run", "--config", str(config)) as bridge:
+            with Client(bridge.raw) as client, accept(listener) as server:
+                bridge.wait_message("vm: ONLINE")
+                client.socket.settimeout(1)
+                try:  # until nothing moves
+                    while True:
+                        client.socket.send(b"y" * 4096)
+                except TimeoutError:
+                    pass
+                bridge.process.terminate()
+                stream = bytearray()
+                while data := server.recv(1 << 16):
+                    stream += data
+    at = 0
+    while at < len(stream):
+        size = stream[at + 1] & 0x7F
+        header = 6 if size < 126 else 8
+        at += header + (size if size < 126 else int.from_bytes(stream[at + 2 : at + 4], "big"))
+    assert at == len(stream) > 4096
+
+
+def test_a_second_signal_does_not_cut_the_leaving_short(
+    user: User, directory: Path, boot: Boot, repetitions: int
+) -> None:
+    """A terminal that closes may say HUP twice."""
+    vm = boot("flood")
+    for _ in range(repetitions):
+        with run(user, directory, vm.url) as bridge:
+            bridge.wait_message("vm: ONLINE")
+            for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                bridge.process.send_signal(number)
+            assert bridge.process.wait(10) == 0
+            assert not bridge.link.is_symlink()
+        eventually(lambda: not vm.connected(), limit=2)
 
 
 def test_input_without_a_guest_is_not_delivered_to_the_next_boot(
