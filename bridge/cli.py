@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Whoever read our output has gone (`ttybridge ... | head`)."""
+    """Nobody reads our output any more (`ttybridge ... | head`), or the disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -98,7 +98,7 @@ def _service_options(parser: argparse.ArgumentParser) -> None:
         "--raw", type=_port, metavar="PORT", help="first console's raw port; 0: none"
     )
     parser.add_argument(
-        "--telnet", type=_port, metavar="PORT", help="first console's telnet port; 0: none"
+        "--telnet", type=_port, metavar="PORT", help="accepted; there is no telnet port yet"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per console")
     _directory_option(parser)
@@ -173,9 +173,11 @@ def _serve(
             show = _print_json if arguments.json else _print_table
             try:
                 show(service.places)
-                sys.stdout.flush()
-            except BrokenPipeError:
-                _abandon_stdout()  # the consoles are served all the same
+                if sys.stdout is not None:  # None: closed by whoever started us
+                    sys.stdout.flush()
+            except OSError as error:  # the consoles are served all the same
+                logging.getLogger("ttybridge").warning("standard output: %s", error.strerror)
+                _abandon_stdout()
 
         async def run() -> None:
             async with trio.open_nursery() as nursery:

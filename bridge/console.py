@@ -119,13 +119,20 @@ class Console:
 
     # The upstream's side.
 
-    def enter(self, state: State, reason: str = "", line: Line | None = None) -> None:
-        """The upstream has changed state; ``line`` comes with ONLINE and goes with its end."""
-        assert (state is State.ONLINE) == (line is not None)
-        if line is not self._line:
-            self._line = line
-            self._pacer.reset()
-            self._drop_input()
+    def connect(self, line: Line) -> None:
+        """There is a guest at the end of ``line``: ONLINE until ``hang_up``."""
+        self._line = line
+        self._pacer.reset()
+        self.enter(State.ONLINE)
+
+    def hang_up(self) -> None:
+        """The line is gone, and what was to be sent through it; ``enter`` says why."""
+        self._line = None
+        self._drop_input()
+
+    def enter(self, state: State, reason: str = "") -> None:
+        """The upstream has changed state, or has a new reason for it."""
+        assert (state is State.ONLINE) == (self._line is not None)
         self._attached = trio.Event()
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason

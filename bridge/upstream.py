@@ -105,14 +105,15 @@ class Upstream:
             self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
         connection = _Connection(socket, Wire(self._url), on_clear=self._console.kick)
-        end = End("the service is stopping")
+        end = None  # if the service is stopping
         try:
             end = await self._serve(connection)
         finally:
             # First, so that nothing is typed into a connection that is ending.
-            self._console.enter(
-                State.FAILED if end.retry is Retry.NO else State.WAITING, end.reason
-            )
+            self._console.hang_up()
+            if end is not None:
+                state = State.FAILED if end.retry is Retry.NO else State.WAITING
+                self._console.enter(state, end.reason)
             if not await connection.close():
                 self._warn("QEMU did not let go in time; the console may be locked")
         return end.retry
@@ -136,7 +137,7 @@ class Upstream:
         while wire.end is None:
             payload = await connection.receive()
             if wire.open and self._console.state is not State.ONLINE:
-                self._console.enter(State.ONLINE, line=connection)
+                self._console.connect(connection)
             if payload:
                 await self._feed(payload)
                 if pause := flood.pause(len(payload), connection.frames_sent, trio.current_time()):

@@ -119,7 +119,7 @@ class Wire:
 
     def _receive_head(self) -> None:
         """Complete the handshake if the response's head is whole, or end."""
-        if not b"HTTP/1.1 ".startswith(self._tail[:9]):
+        if not b"HTTP/1.".startswith(self._tail[:7]):
             self._judge_head(bytes(self._tail))
             return
         head, separator, rest = bytes(self._tail).partition(b"\r\n\r\n")
@@ -152,11 +152,11 @@ class Wire:
                 " has the chardev websocket=on?",
                 Retry.NO,
             )
-        elif status[1] == b"4":
+        elif status[1] == b"5":  # a proxy, say, whose server is not there
+            self.end = End(f"answered: {printable(line, 60)}")
+        else:
             hint = "; QEMU's path is exactly /" if b" 404" in line else ""
             self.end = End(f"refused: {printable(line, 60)}{hint}", Retry.NO)
-        else:
-            self.end = End(f"answered: {printable(line, 60)}")
 
     def _receive_odd(self, frame: bytes, payload: list[bytes]) -> bytes:
         """Let ClientProtocol judge a frame that is not plain data; return the reply."""

@@ -29,7 +29,7 @@ class Line:
 
 def console(clocking: Input = Input.DIRECT) -> tuple[Console, Line]:
     hub, line = Console("vm", scrollback=RING, clocking=clocking), Line()
-    hub.enter(State.ONLINE, line=line)
+    hub.connect(line)
     return hub, line
 
 
@@ -172,11 +172,12 @@ async def test_input_is_discarded_and_counted_without_a_guest() -> None:
     async with attached(hub) as client:
         await client.send_all(b"queued")
         await trio.testing.wait_all_tasks_blocked()
+        hub.hang_up()
         hub.enter(State.WAITING, "gone")
         await client.send_all(b"typed")
         await trio.testing.wait_all_tasks_blocked()
         fresh = Line()
-        hub.enter(State.ONLINE, line=fresh)
+        hub.connect(fresh)
         await client.send_all(b"new")
         await trio.testing.wait_all_tasks_blocked()
         assert fresh.sent == b"new"

@@ -245,11 +245,25 @@ def test_nobody_reads_the_announcement(user: User, directory: Path) -> None:
         stderr=subprocess.PIPE,
     )
     os.close(write_)
+    stop_when_waiting(process)
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_the_announcement_cannot_be_written(user: User, directory: Path, redirection: str) -> None:
+    command = f"exec ttybridge run vm={URL} --runtime-dir {directory}/run {redirection}"
+    stop_when_waiting(user.popen(["sh", "-c", command], stderr=subprocess.PIPE))
+
+
+def stop_when_waiting(process: "subprocess.Popen[bytes]") -> None:
     assert process.stderr is not None
-    assert process.stderr.readline() == b"vm: WAITING: connection refused\n"
+    lines = b""
+    while b"vm: WAITING: connection refused\n" not in lines:
+        line = process.stderr.readline()
+        assert line, lines
+        lines += line
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
-    assert (process.returncode, said) == (0, b"")
+    _, rest = process.communicate(timeout=10)
+    assert (process.returncode, b"Traceback" in lines + rest) == (0, False)
 
 
 def test_a_host_name_that_cannot_be(user: User, directory: Path) -> None:

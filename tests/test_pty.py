@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.console import Console, State
+from bridge.console import Console
 from bridge.pacing import Input
 from bridge.presence import Presence
 from bridge.pty import QUIET, PtyEndpoint
@@ -337,7 +337,7 @@ async def test_a_hung_up_pty_is_neither_written_nor_waited_for(tmp_path: Path) -
             raise AssertionError
 
     console = Console("vm", scrollback=1 << 20, clocking=Input.ECHO)
-    console.enter(State.ONLINE, line=Line())
+    console.connect(Line())
     with Presence() as presence:
         endpoint = PtyEndpoint(presence, Link(tmp_path / "vm"), print)
         async with trio.open_nursery() as nursery:

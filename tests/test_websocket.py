@@ -212,6 +212,7 @@ def test_data_right_behind_the_handshake_is_kept(step: int) -> None:
     [
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "path is exactly /", Retry.NO),
         (b"HTTP/1.1 400 Bad Request\r\nServer: QEMU VNC", "400 Bad Request", Retry.NO),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "refused: HTTP/1.0 200 OK", Retry.NO),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502", Retry.YES),
         (b"HTTP/1.1 101 Sure\r\n\r\n", "not a websocket", Retry.NO),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "websocket=on", Retry.NO),
