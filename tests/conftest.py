@@ -9,8 +9,9 @@ reason, but nothing may be skipped where CI=true.
 
 import os
 import shutil
+import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and os.environ.get("CI") == "true":  # type: ignore[attr-defined]
         report.outcome = "failed"  # type: ignore[attr-defined]
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"  # type: ignore[attr-defined]
+    return report
+
+
+_figures: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+        for line in _figures:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figure() -> Callable[[str, list[float]], None]:
+    """Report how many seconds something took, each time; printed at the end, never judged."""
+
+    def report(what: str, seconds: list[float]) -> None:
+        median, most = statistics.median(seconds), max(seconds)
+        _figures.append(f"{what}: median {median:.2f} s, most {most:.2f} s of {len(seconds)}")
+
     return report
 
 
@@ -135,11 +157,18 @@ class Boot:
         self._user, self._directory = user, directory
         self._running: list[Qemu] = []
 
-    def __call__(self, guest: str, *, linux: Path | None = None, unix: bool = False) -> Qemu:
+    def __call__(
+        self,
+        guest: str,
+        *,
+        linux: Path | None = None,
+        unix: bool = False,
+        talkative: bool = False,
+    ) -> Qemu:
         place = self._directory / f"vm{len(self._running)}"
         place.mkdir()
         self._user.own(place)
-        vm = Qemu(self._user, place, guest, linux=linux, unix=unix)
+        vm = Qemu(self._user, place, guest, linux=linux, unix=unix, talkative=talkative)
         self._running.append(vm)
         return vm
 

@@ -3,7 +3,10 @@
 import hashlib
 import random
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -16,6 +19,7 @@ from tests.support.user import User
 from tests.support.waiting import eventually
 
 MIB = 1 << 20
+Figure: TypeAlias = Callable[[str, list[float]], None]
 NOISE = random.Random(0).randbytes(MIB)
 
 
@@ -130,10 +134,10 @@ def reach_echo(client: Client) -> None:
 
 @pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.long)])
 def test_screen_survives_the_vm(
-    user: User, directory: Path, boot: Boot, linux: Path, seconds: int
+    user: User, directory: Path, boot: Boot, linux: Path, seconds: int, figure: Figure
 ) -> None:
     """QEMU is killed under an attached screen and started again; nobody touches screen."""
-    vm = boot("linux", linux=linux)
+    vm = boot("linux", linux=linux, talkative=True)
     with (
         Bridge(user, directory / "run", f"vm={vm.url}") as bridge,
         Terminal(user, directory, f"screen {bridge.link}") as terminal,
@@ -145,9 +149,16 @@ def test_screen_survives_the_vm(
         vm.kill()
         seen = bridge.wait_message("vm: WAITING")
         threading.Event().wait(seconds)  # the VM is down for so long
+        terminal.keys("C-a", "C")  # screen clears what it shows
         vm.restart()
+        restarted = time.monotonic()
         bridge.wait_message("vm: ONLINE", after=seen, limit=5)
+        online = time.monotonic()
+        terminal.wait_for(r"\S")
+        shown = time.monotonic()
         terminal.wait_for("guest is up")
+        figure(f"QEMU back after {seconds} s, then ONLINE", [online - restarted])
+        figure(f"QEMU back after {seconds} s, then output in screen", [shown - restarted])
         terminal.type("echo after-$((1 + 1))")
         terminal.keys("Enter")
         terminal.wait_for("after-2")

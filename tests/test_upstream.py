@@ -10,7 +10,8 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,15 +62,22 @@ def test_vm_dies_and_returns_under_an_attached_client(
         assert [m for m in bridge.messages if "WAITING" in m].__len__() == 1
 
 
-def test_vm_started_after_the_service(user: User, directory: Path) -> None:
-    """Also on a Unix socket; one message for all the attempts."""
+def test_vm_started_after_the_service(
+    user: User, directory: Path, repetitions: int, figure: Callable[[str, list[float]], None]
+) -> None:
+    """One message for all the attempts."""
     port = free_port()
+    seconds = []
     with run(user, directory, f"ws://127.0.0.1:{port}") as bridge:
-        bridge.wait_message("vm: WAITING: connection refused")
-        with Fake("echo", port):
-            bridge.wait_message("vm: ONLINE", limit=5)
-        bridge.wait_message("vm: WAITING: .*VM is gone")
-        assert len(bridge.messages) == 3
+        seen = bridge.wait_message("vm: WAITING: connection refused")
+        for _ in range(repetitions):
+            with Fake("echo", port):
+                began = time.monotonic()
+                seen = bridge.wait_message("vm: ONLINE", after=seen, limit=5)
+                seconds.append(time.monotonic() - began)
+            seen = bridge.wait_message("vm: WAITING: .*VM is gone", after=seen)
+        assert len(bridge.messages) == 1 + 2 * repetitions
+    figure("a VM on this machine listens, then ONLINE", seconds)
 
 
 def test_unix_socket_upstream(user: User, directory: Path, boot: Boot) -> None:
@@ -130,15 +138,24 @@ def test_a_locked_console_is_named_with_its_rescue(user: User, directory: Path, 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_leaving_a_flooding_guest_frees_the_console(
-    user: User, directory: Path, boot: Boot, how: signal.Signals, repetitions: int
+    user: User,
+    directory: Path,
+    boot: Boot,
+    how: signal.Signals,
+    repetitions: int,
+    figure: Callable[[str, list[float]], None],
 ) -> None:
     vm = boot("flood")
+    seconds = []
     for _ in range(repetitions):
         with run(user, directory, vm.url) as bridge:
             with Client(bridge.raw) as client:
                 client.read_exactly(9)
+            began = time.monotonic()
             assert bridge.stop(how) == 0
+            seconds.append(time.monotonic() - began)
         eventually(lambda: not vm.connected(), limit=2)
+    figure(f"end by {how.name} amid a flood of QEMU's", seconds)
     with Peer(vm.port) as peer:
         assert peer.answer()[0].startswith("http/1.1 101")
         peer.leave()

@@ -45,6 +45,7 @@ class Qemu:
         port: int | None = None,
         linux: Path | None = None,
         unix: bool = False,
+        talkative: bool = False,
     ) -> None:
         self._directory = directory
         self._user = user
@@ -59,14 +60,14 @@ class Qemu:
             *("-chardev", f"socket,id=c,websocket=on,{where},server=on,wait=off"),
             *("-serial", "chardev:c"),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
-            *self._machine(guest, linux),
+            *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
         ]
         self._start()
 
-    def _machine(self, guest: str, linux: Path | None) -> list[str]:
+    def _machine(self, guest: str, linux: Path | None, more: str) -> list[str]:
         if linux is not None:
             kernel = ["-kernel", str(linux / "vmlinuz"), "-initrd", str(linux / "initrd")]
-            return ["-m", "256", *kernel, "-append", "console=ttyS0 quiet"]
+            return ["-m", "256", *kernel, "-append", f"console=ttyS0 {more}"]
         sector = self._directory / f"{guest}.img"
         code = bytes.fromhex(SECTORS[guest])
         sector.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
