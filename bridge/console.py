@@ -159,13 +159,14 @@ class Console:
         if not moving:
             return
         with trio.move_on_after(PATIENCE):
-            while any(a in self.attachments for a in moving) and self._laggards(count, moving):
+            while any(a in moving for a in self._laggards(count)):
                 self._progress = trio.Event()
                 await self._progress.wait()
 
-    def _laggards(self, count: int, among: list[Reader] | None = None) -> list[Reader]:
+    def _laggards(self, count: int) -> list[Reader]:
+        """Those whom ``count`` bytes more would overtake."""
         limit = self.scrollback.end + count - self.scrollback.capacity
-        return [a for a in (among or self.attachments) if a.position < limit]
+        return [a for a in self.attachments if a.position < limit]
 
     async def wait_attached(self) -> None:
         """Wait until somebody attaches, or has since the upstream last entered a state."""

@@ -34,10 +34,13 @@ ECHOED_WAIT = 1.0  # until a gap in a burst that was being echoed counts as a mi
 SILENCE = 1.0  # after which a new burst begins with the smallest window
 TIMED_BYTES = 8  # lost nothing on Linux at one such portion per TIMED_INTERVAL
 TIMED_INTERVAL = 0.010
+TIMED_PROBES = 10  # portions of one byte before those: the echo may only be late
 FRAME = 1024  # bytes in direct mode: above 4088 QEMU's TLS stalls, and one send must take all
 
 # Output kept to find an echo that arrives in pieces; longer than any window's echo.
 _SEEN = 256
+# Bytes remembered when the clock sends them, to recognise an echo that returns.
+_MEMORY = 64
 
 
 class Input(enum.Enum):
@@ -80,6 +83,7 @@ class Pacer:
         self._in_flight = b""
         self._echoed = False  # anything, in this burst
         self._seen = b""  # output since the oldest byte in flight, without what was matched
+        self._probes = 0  # still to be sent in TIMED mode
         self._last_sent = -math.inf
         self._progress = -math.inf  # the time of the last send into an idle line, or echo
 
@@ -90,7 +94,8 @@ class Pacer:
             case Mode.DIRECT:
                 room = FRAME
             case Mode.TIMED:
-                room = TIMED_BYTES if now >= self._last_sent + TIMED_INTERVAL else 0
+                due = now >= self._last_sent + TIMED_INTERVAL
+                room = (1 if self._probes else TIMED_BYTES) if due else 0
             case Mode.ECHO:
                 room = max(self.window - len(self._in_flight), self._keystroke_room(now, pending))
         return min(room, pending)
@@ -116,11 +121,11 @@ class Pacer:
         if not self._in_flight:
             self._progress = now
             self._seen = b""
+        self._in_flight += data
         if self.mode is Mode.TIMED:
-            # Not a window, only a sample by which a returning echo is recognised.
-            self._in_flight, self._seen = data, b""
-        else:
-            self._in_flight += data
+            # Not a window, only what a returning echo is recognised by.
+            self._in_flight = self._in_flight[-_MEMORY:]
+            self._probes = max(0, self._probes - 1)
         self._last_sent = now
 
     def output(self, data: bytes, now: float) -> None:
@@ -156,10 +161,10 @@ class Pacer:
     def _expire(self, now: float) -> None:
         """Move on where an echo is overdue, or where a new burst begins."""
         if self.mode is Mode.ECHO and now >= self._expiry:
-            # First miss: count them lost or swallowed and try again, carefully.
-            # Nothing at all since then: nobody echoes.
-            self.mode = Mode.ECHO if self._echoed else Mode.TIMED
-            self._in_flight, self._echoed, self.window = b"", False, 1
+            if self._echoed:  # a miss: count them lost or swallowed, go on carefully
+                self._in_flight, self._echoed, self.window = b"", False, 1
+            else:  # nothing at all: nobody echoes, or only late
+                self.mode, self._probes = Mode.TIMED, TIMED_PROBES
         if now >= max(self._last_sent, self._progress) + SILENCE:
             self._in_flight, self._echoed, self.window = b"", False, 1
             self.mode = _FIRST_MODE[self._setting]

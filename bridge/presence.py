@@ -5,7 +5,6 @@ be counted.  (A user may have 128 inotify instances, but thousands of watches.)
 """
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -24,12 +23,7 @@ class Presence:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._inotify.close()
 
     def watch(self, path: str, callback: Callable[[], None]) -> None:

@@ -11,7 +11,6 @@ import logging
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from bridge.errors import StartError
@@ -79,12 +78,7 @@ class RuntimeDirectory:
         self._sweep()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             for path in self._sockets:
                 path.unlink(missing_ok=True)

@@ -66,7 +66,7 @@ def paste(pacer: Pacer, guest: Uart, data: bytes, limit: float = 1000.0) -> floa
 TEXT = bytes(b for n in range(40) for b in b"The quick brown fox %d\r" % n)
 
 
-@pytest.mark.parametrize("latency", [0.0001, 0.001, 0.02])
+@pytest.mark.parametrize("latency", [0.0001, 0.001, 0.02, 0.07, 0.12])
 def test_a_paste_to_an_echoing_guest_is_exact(latency: float) -> None:
     guest = Uart(latency=latency)
     paste(Pacer(), guest, TEXT)

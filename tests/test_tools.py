@@ -197,4 +197,4 @@ def test_several_bridges_wait_in_turn(user: User, directory: Path) -> None:
             second.wait_message("vm: BUSY: another client")
             threading.Thread(target=first.stop).start()
             second.wait_message("vm: ONLINE")
-        first.__exit__(None, None, None)
+        first.__exit__(None)

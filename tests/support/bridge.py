@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.support.user import User
@@ -33,12 +32,7 @@ class Bridge:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self.process.poll() is None:
             self.stop()
         if kind is not None:

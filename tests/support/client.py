@@ -1,7 +1,6 @@
 """A program on a raw port: types, and reads until it has seen enough."""
 
 import socket
-from types import TracebackType
 from typing import Self
 
 
@@ -17,12 +16,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.socket.close()
 
     def type(self, data: bytes) -> None:

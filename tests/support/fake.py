@@ -5,7 +5,6 @@ python -m tests.support.fake GUEST PORT
 
 import subprocess
 import sys
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -46,12 +45,7 @@ class Fake:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
 

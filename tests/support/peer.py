@@ -2,7 +2,6 @@
 
 import socket
 from base64 import b64encode
-from types import TracebackType
 from typing import Self
 
 HEAD = (
@@ -24,12 +23,7 @@ class Peer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
         self.socket.close()
 
@@ -56,4 +50,4 @@ class Peer:
         self.socket.shutdown(socket.SHUT_WR)
         while self._stream.read(1 << 16):
             pass
-        self.__exit__(None, None, None)
+        self.__exit__(None)

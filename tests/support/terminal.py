@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.support.user import User
@@ -26,12 +25,7 @@ class Terminal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             print("the terminal shows:", self.text, sep="\n")
         self._tmux("kill-server")
