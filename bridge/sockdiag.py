@@ -45,8 +45,8 @@ class TcpState(IntEnum):
 class TcpSocket:
     """One row.  ``inode`` is 0 for a socket that no process holds.
 
-    That is one not accepted yet, or one closed by its process.  The kernel gives uid 0
-    for both, so a uid means something only beside an inode.
+    That is one not accepted yet, or one closed by its process.  Kernels give uid 0 for
+    them, or the last owner's, so a uid means something only beside an inode.
     """
 
     state: int

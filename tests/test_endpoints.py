@@ -101,7 +101,7 @@ def test_another_user_is_refused(bridge: Bridge, intruder: User) -> None:
 
 
 def test_one_that_has_closed_before_it_was_looked_at_is_refused(bridge: Bridge) -> None:
-    """The kernel answers that its uid is 0, as if it were root's."""
+    """Some kernels answer that its uid is 0, as if it were root's."""
     bridge.process.send_signal(19)  # SIGSTOP: so that the client is surely gone
     with Client(bridge.raw) as client:
         client.type(b"echo from a ghost\r")

@@ -64,13 +64,13 @@ def test_a_queued_connection_has_no_inode_an_accepted_one_has(
 def test_a_closed_client_has_no_inode(
     source: str, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Its uid is given as 0: root's, if one believed it."""
+    """Its uid means nothing then: some kernels give 0, as if it were root's."""
     listener, client = pair
     own, peer = ends(client)
     with listener.accept()[0]:
         client.close()
         row = sockdiag.find_tcp(own, peer)
-        assert row is None or (row.uid, row.inode) == (0, 0)
+        assert row is None or row.inode == 0
 
 
 def test_no_connection_is_none_and_not_the_listener(

@@ -1,5 +1,6 @@
 """A person at a terminal: a program in tmux, typed at and looked at."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Self
@@ -8,6 +9,7 @@ from tests.support.user import User
 from tests.support.waiting import LIMIT, eventually
 
 ROWS, COLUMNS = 30, 100
+_numbers = itertools.count()
 
 
 class Terminal:
@@ -15,7 +17,8 @@ class Terminal:
 
     def __init__(self, user: User, directory: Path, command: str) -> None:
         self._user = user
-        self._socket = directory / "tmux"
+        # Not one name for all: a server that is being killed may still answer to it.
+        self._socket = directory / f"tmux{next(_numbers)}"
         # The pane stays when its program ends, so that last words can be read.
         self._tmux(
             *("-f", "/dev/null", "new-session", "-d", "-x", str(COLUMNS), "-y", str(ROWS)),
