@@ -21,12 +21,12 @@ changed.  One Pacer per upstream connection's console; ``reset`` at each connect
 
 import enum
 import math
+import re
 
 WINDOW = 16  # bytes: the FIFO of a 16550A
 RUN = 4  # bytes in a row that prove an echo beside other output
 # A keystroke is what is pending when it is no more than this: a key, an escape sequence, a
-# terminal's answer to a query (ESC[24;100R).  The guest takes an ESC that comes alone for
-# the key Esc (busybox after 50 ms), so such a thing must not wait long in the midst.
+# terminal's answer to a query (ESC[24;100R).
 KEYSTROKE = 16
 KEYSTROKE_WAIT = 0.010
 UNECHOED_WAIT = 0.050  # until the first byte of a burst counts as not echoed
@@ -36,6 +36,12 @@ TIMED_BYTES = 8  # lost nothing on Linux at one such portion per TIMED_INTERVAL
 TIMED_INTERVAL = 0.010
 TIMED_PROBES = 10  # portions of one byte before those: the echo may only be late
 FRAME = 1024  # bytes in direct mode: above 4088 QEMU's TLS stalls, and one send must take all
+
+# Within an escape sequence (ECMA-48, 5.4; SS3).  A guest takes an ESC that comes alone for
+# the key Esc (busybox after 50 ms), so the rest of one is treated as a keystroke, even
+# where a paste follows it: bracketed paste begins with ESC[200~.
+_UNFINISHED = re.compile(rb"\x1b(?:\[[\x20-\x3f]*|O)?\Z")
+_LONGEST_SEQUENCE = 32
 
 # Output kept to find an echo that arrives in pieces; longer than any window's echo.
 _SEEN = 256
@@ -84,6 +90,7 @@ class Pacer:
         self._echoed = False  # anything, in this burst
         self._seen = b""  # output since the oldest byte in flight, without what was matched
         self._probes = 0  # still to be sent in TIMED mode
+        self._tail = b""  # the last bytes sent
         self._last_sent = -math.inf
         self._progress = -math.inf  # the time of the last send into an idle line, or echo
 
@@ -110,8 +117,8 @@ class Pacer:
             case Mode.TIMED:
                 return self._last_sent + TIMED_INTERVAL
             case Mode.ECHO:
-                keystroke = pending <= KEYSTROKE and len(self._in_flight) < WINDOW
-                wait = self._last_sent + KEYSTROKE_WAIT if keystroke else math.inf
+                urgent = self._is_keystroke(pending) and len(self._in_flight) < WINDOW
+                wait = self._last_sent + KEYSTROKE_WAIT if urgent else math.inf
                 return min(self._expiry, wait)
 
     def sent(self, data: bytes, now: float) -> None:
@@ -126,6 +133,7 @@ class Pacer:
             # Not a window, only what a returning echo is recognised by.
             self._in_flight = self._in_flight[-_MEMORY:]
             self._probes = max(0, self._probes - 1)
+        self._tail = (self._tail + data)[-_LONGEST_SEQUENCE:]
         self._last_sent = now
 
     def output(self, data: bytes, now: float) -> None:
@@ -170,10 +178,22 @@ class Pacer:
             self.mode = _FIRST_MODE[self._setting]
 
     def _keystroke_room(self, now: float, pending: int) -> int:
-        full = len(self._in_flight) >= WINDOW
-        if full or pending > KEYSTROKE or now < self._last_sent + KEYSTROKE_WAIT:
+        room = WINDOW - len(self._in_flight)
+        if room <= 0 or not self._is_keystroke(pending):
             return 0
-        return 1 if self.window == 1 else WINDOW - len(self._in_flight)
+        opened = self.window > 1  # this burst has been echoed so far
+        if opened and self._in_sequence:
+            return room
+        if now < self._last_sent + KEYSTROKE_WAIT:
+            return 0
+        return room if opened else 1
+
+    def _is_keystroke(self, pending: int) -> bool:
+        return pending <= KEYSTROKE or self._in_sequence
+
+    @property
+    def _in_sequence(self) -> bool:
+        return _UNFINISHED.search(self._tail) is not None
 
 
 def find_echo(output: bytes, in_flight: bytes) -> tuple[int, int]:

@@ -146,19 +146,31 @@ def test_an_arrow_key_is_not_torn_once_the_window_is_open() -> None:
     assert pacer.allowance(now + KEYSTROKE_WAIT, 3) == 3
 
 
-def test_a_terminals_answer_is_not_torn() -> None:
-    """A guest takes an ESC that is alone for 50 ms (busybox) for the key Esc."""
-    pacer, answer = Pacer(), b"\x1b[24;100R"
-    now, sent, times = 0.0, 0, []
-    while sent < len(answer):
-        count = pacer.allowance(now, len(answer) - sent)
+@pytest.mark.parametrize("behind", [0, 100])
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("sequence", [b"\x1b[24;100R", b"\x1b[200~", b"\x1bOA", b"\x1b[1;5C"])
+def test_an_escape_sequence_is_not_torn(sequence: bytes, window: int, behind: int) -> None:
+    """A guest takes an ESC that is alone for 50 ms (busybox) for the key Esc.
+
+    Neither at the beginning of a paste: bracketed paste begins with one.
+    """
+    pacer, now, sent, times = Pacer(), 0.0, 0, []
+    if window == 2:
+        pacer.sent(b"\r", now)
+        pacer.output(b"\r\n", now)
+        assert pacer.window == 2
+    data = sequence + b"x" * behind
+    while sent < len(sequence):
+        count = pacer.allowance(now, len(data) - sent)
         if count:
-            pacer.sent(answer[sent : sent + count], now)
+            pacer.sent(data[sent : sent + count], now)
             sent += count
             times.append(now)
         else:
-            now = pacer.deadline(len(answer) - sent)
-    assert max(b - a for a, b in itertools.pairwise(times)) <= 0.011
+            now = pacer.deadline(len(data) - sent)
+    assert max((b - a for a, b in itertools.pairwise(times)), default=0) <= 0.011
+    if window == 2:
+        assert times[-1] == times[0]
 
 
 @pytest.mark.parametrize("rest", range(1, 17))
