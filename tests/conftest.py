@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.bridge import Bridge
+from tests.support.client import Client
 from tests.support.qemu import Qemu
 from tests.support.user import REPOSITORY, User, install, make_base
 
@@ -116,6 +118,16 @@ def directory(user: User, base: Path) -> Iterator[Path]:
 
 
 _numbers = iter(range(1_000_000))
+
+
+@pytest.fixture
+def bridge(user: User, directory: Path) -> Iterator[Bridge]:
+    """A service with the built-in console, booted and at its prompt."""
+    with Bridge(user, directory / "run", command="demo") as bridge:
+        bridge.wait_message("ONLINE")
+        with Client(bridge.raw) as client:
+            client.sync()  # past the boot
+        yield bridge
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Raw ports and Unix sockets: eight bits, half-closing, and nobody else."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,6 @@ from tests.support.client import Client
 from tests.support.user import User
 
 PROMPT = b"demo$ "
-
-
-@pytest.fixture
-def bridge(user: User, directory: Path) -> Iterator[Bridge]:
-    with Bridge(user, directory / "run", command="demo") as bridge:
-        bridge.wait_message("ONLINE")
-        with Client(bridge.raw) as client:
-            client.sync()  # past the boot
-        yield bridge
 
 
 def test_output_passes_as_it_is(bridge: Bridge) -> None:

@@ -73,18 +73,10 @@ class Script:
 
 
 @pytest.fixture
-def bridge(user: User, directory: Path) -> Iterator[Bridge]:
-    with Bridge(user, directory / "run", command="demo") as bridge:
-        bridge.wait_message("ONLINE")
-        with Client(bridge.raw) as client:
-            client.sync()  # past the boot
-        yield bridge
-
-
-@pytest.fixture
 def raw(bridge: Bridge) -> Iterator[Client]:
     """Somebody else on the console, who sees all output and can cause some."""
     with Client(bridge.raw) as client:
+        client.sync()
         yield client
 
 
