@@ -6,7 +6,8 @@ The architecture is the list of modules.  A module imports only from levels belo
 level  modules                        what they are
 0      errors printable               what can go wrong; text made safe to print
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
-       guest                          of input, the shape of a web request, the demo's machine
+       guest telnet                   of input, the shape of a client's first read, the
+                                      demo's machine, telnet
 2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
        dial                           directory; connecting and leaving

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.guard import looks_like_web
+from bridge.guard import looks_like_telnet, looks_like_web
 from bridge.guest import BANNER, PROMPT, Shell
 from bridge.printable import printable
 
@@ -43,6 +43,25 @@ def test_web_shapes_are_known(first: bytes) -> None:
 )
 def test_what_people_and_scripts_type_is_not_web(first: bytes) -> None:
     assert not looks_like_web(first)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        # PuTTY: WILL NAWS, TSPEED, TTYPE, NEWENV, DO ECHO, WILL SGA, DO SGA
+        b"\xff\xfb\x1f\xff\xfb\x20\xff\xfb\x18\xff\xfb\x27\xff\xfd\x01\xff\xfb\x03\xff\xfd\x03",
+        b"\xff\xf4\xff\xfd\x06",  # inetutils' ^C: IP, DO TIMING-MARK
+        b"\xff\xfa\x1f",
+        b"\xff\xf3",
+    ],
+)
+def test_telnet_on_a_raw_port_is_known(first: bytes) -> None:
+    assert looks_like_telnet(first)
+
+
+@pytest.mark.parametrize("first", [b"", b"\xff", b"\xff\xff", b"\xff\x00", b"a\xff\xfb\x01", b"\r"])
+def test_what_is_no_telnet_command_is_not_telnet(first: bytes) -> None:
+    assert not looks_like_telnet(first)
 
 
 @given(st.one_of(st.text(), st.binary()))
