@@ -4,19 +4,21 @@ The architecture is the list of modules.  A module imports only from levels belo
 (``tests/test_layers.py`` reads this table and the imports, and compares):
 
 level  modules                        what they are
-0      errors printable               what can go wrong; text made safe to print
+0      errors printable codec         what can go wrong; text made safe to print; the face of
+                                      what stands between a client and the bytes
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
-       guest telnet                   of input, the shape of a client's first read, the
-                                      demo's machine, telnet
+       telnet replay states manners   of input, the shape of a client's first read, telnet,
+       guest                          what a newcomer is shown and told, the demo's machine
 2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
        dial                           directory; connecting and leaving
 4      listeners console              who listens on this machine; the hub of one console
 5      upstream attach                the connection to QEMU; one local session
 6      pty endpoints demo             where local programs come in; the built-in console
-7      service                        all consoles, bound and run
-8      cli                            the command
-9      __main__                       ``python -m bridge``
+7      bridged                        one console with all its ways in and out
+8      service                        all consoles, bound and run
+9      cli                            the command
+10     __main__                       ``python -m bridge``
 
 The path of a byte from the guest: upstream reads the socket, websocket strips the frames,
 console appends to its scrollback and lets each attachment push to its descriptor.  To the

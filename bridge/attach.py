@@ -5,18 +5,37 @@ Output is pushed straight from ``Console.feed`` with non-blocking writes that re
 their count; only when the descriptor is full does a task wait for it.  (An awaited
 ``send_all`` loses its count when it is cancelled.)  Input is read when the queue has
 room, and queued before the next await.
+
+What is written besides the output at its position (a replay, a notice, a protocol's
+answers) waits in one bytes object until it has left: nothing else comes in between.
 """
 
+import itertools
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
+from bridge.codec import Codec, Signal
 from bridge.console import Console, InputQueue
+from bridge.manners import Manners
+from bridge.replay import replay, unfinished
+from bridge.states import State, sentence
 
 CHUNK = 64 * 1024
+
+# What is owed to a client besides output; one that asks more without reading gets no answer.
+EXTRA_LIMIT = 256 * 1024
+
+# Enough of the past to know whether the cursor is amid a line or an escape sequence.
+_TAIL = 256
+
+_CAN = b"\x18"  # ends an escape sequence that was cut short (ECMA-48, 8.3.6)
+
+_numbers = itertools.count(1)
 
 
 class RejectedError(Exception):
@@ -44,12 +63,32 @@ class Channel(Protocol):
 class Attachment:
     """See the module.  Begins at the console's present; ``run`` lasts until its end."""
 
-    def __init__(self, console: Console, channel: Channel, *, held: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        channel: Channel,
+        manners: Manners,
+        *,
+        codec: Codec | None = None,
+        peer: str = "",
+        held: bool = False,
+    ) -> None:
+        self.number = next(_numbers)
+        self.manners = manners
+        self.peer = peer
+        """Who this is, as far as it is known; for people to read."""
+        self.since = time.time()
+        self.typed_at: float | None = None
+        """When input last came (seconds since the epoch)."""
         self.position = console.scrollback.end
         self._console = console
         self._channel = channel
+        self._codec = codec
         self._queue = InputQueue()
-        self._blocked = held
+        self._extra = codec.greeting() if codec is not None else b""
+        self._line_start: int | None = self.position  # where the cursor stands at one for sure
+        self._told = console.marked
+        self._held = self._blocked = held
         self._wait_to_write = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -64,6 +103,8 @@ class Attachment:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write_when_writable)
+                    if not self._held:
+                        self.begin()
                     try:
                         await self._read_input()
                         await self._wait_gone()
@@ -75,18 +116,26 @@ class Attachment:
         if rejected is not None:
             raise rejected
 
-    def release(self) -> None:
-        """Let output flow, for an attachment that was made ``held`` or is on ``hold``."""
-        self._blocked = False
+    # Output.
+
+    def begin(self) -> None:
+        """Show a newcomer what it missed, then let output flow."""
+        console, ring = self._console, self._console.scrollback
+        past = ring.before(ring.end, self.manners.replay)
+        shown = replay(past, cut=len(past) < ring.end)
+        self._owe(shown)
+        self.position = ring.end
+        self._line_start = None if shown else self.position
+        self._told = console.marked
+        if console.state is not State.ONLINE:
+            self._say(sentence(console.name, console.url, console.state, console.reason))
+        self._held = self._blocked = False
         self.push()
 
     def hold(self) -> None:
-        """Write nothing until released."""
-        self._blocked = True
-
-    def skip_to_present(self) -> None:
-        """Leave out what is in the scrollback now: it was for somebody else."""
-        self.position = self._console.scrollback.end
+        """Write nothing until ``begin``."""
+        self._held = self._blocked = True
+        self._extra = b""
 
     def push(self) -> None:
         if self._blocked:
@@ -102,23 +151,77 @@ class Attachment:
             self._blocked = True
 
     def _push(self) -> None:
-        scrollback = self._console.scrollback
-        while self.position < scrollback.end:
-            if self.position < scrollback.start:
-                self._console.catch_up(self)
-            data = scrollback.read(self.position, CHUNK)
-            written = self._channel.write(data)
-            self.position += written
+        console, ring = self._console, self._console.scrollback
+        while True:
+            if self._extra:
+                self._write_extra()
+            if self.position < ring.start:
+                self._skip()
+                continue
+            stop = ring.end
+            if self._told < console.marked:
+                mark = next(mark for mark in console.marks if mark.number > self._told)
+                if mark.position <= self.position:
+                    self._told = mark.number
+                    self._say(sentence(console.name, console.url, mark.state, mark.reason))
+                    continue
+                stop = mark.position
+            if self.position == stop:
+                return
+            self._write(ring.read(self.position, min(CHUNK, stop - self.position)))
+
+    def _write(self, data: bytes) -> None:
+        """Write output from ``position`` on; raise BlockingIOError if not all is written."""
+        if self._codec is not None:
+            self.position += len(data)
+            self._owe(data)
             self._console.progressed()
-            if written < len(data):
-                raise BlockingIOError
+            return
+        written = self._channel.write(data)
+        self.position += written
+        self._console.progressed()
+        if written < len(data):
+            raise BlockingIOError
+
+    def _write_extra(self) -> None:
+        written = self._channel.write(self._extra)
+        self._extra = self._extra[written:]
+        if self._extra:
+            raise BlockingIOError
+
+    def _owe(self, data: bytes) -> None:
+        self._extra += self._codec.encode(data) if self._codec is not None else data
+
+    def _skip(self) -> None:
+        skipped = self._console.catch_up(self)
+        # What was shown last is gone from the ring: expect the worst of it.
+        self._say(f"{self._console.name}: {skipped} bytes skipped, read too slowly", _CAN + b"\r\n")
+
+    def _say(self, text: str, lead: bytes | None = None) -> None:
+        """Write a notice on a line of its own, after ``lead`` or what the output so far calls for."""
+        if not self.manners.notices:
+            return
+        if lead is None:
+            lead = b"" if self.position == self._line_start else self._new_line()
+        self._owe(lead + f"[ttybridge: {text}]\r\n".encode())
+        self._line_start = self.position
+
+    def _new_line(self) -> bytes:
+        """What brings a terminal that shows all before ``position`` to the start of a line."""
+        tail = self._console.scrollback.before(self.position, _TAIL)
+        cancel = _CAN if unfinished(tail) else b""
+        return cancel + (b"" if tail.endswith(b"\n") else b"\r\n")
 
     async def _write_when_writable(self) -> None:
         while True:
             await self._wait_to_write.wait()
             self._wait_to_write = trio.Event()
             await trio.lowlevel.wait_writable(self._channel.fd)
-            self.release()
+            if not self._held:
+                self._blocked = False
+                self.push()
+
+    # Input.
 
     async def _read_input(self) -> None:
         """Read until the end of input.  An OSError then means the client is gone."""
@@ -134,8 +237,35 @@ class Attachment:
                 return
             if data == b"":
                 return
-            if data is not None:
-                self._console.offer(self._queue, data)
+            if data is not None and not self._take(data):
+                return
+
+    def _take(self, data: bytes) -> bool:
+        """Pass on what was read; False at the end of input."""
+        if self._codec is None:
+            self._type(data)
+            return True
+        pieces, answer = self._codec.decode(data)
+        if answer and len(self._extra) < EXTRA_LIMIT:
+            self._extra += answer
+            self.push()
+        for piece in pieces:
+            match piece:
+                case bytes():
+                    self._type(piece)
+                case Signal.BREAK:
+                    if self.manners.writable:
+                        self._console.send_break()
+                case Signal.END:
+                    return False
+        return True
+
+    def _type(self, data: bytes) -> None:
+        if not self.manners.writable:
+            self._console.counts.refused += len(data)
+            return
+        self.typed_at = time.time()
+        self._console.offer(self._queue, data)
 
     async def _wait_gone(self) -> None:
         """Output goes on after the end of input (``printf ... | nc -N``), until the client closes.

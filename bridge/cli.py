@@ -11,7 +11,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,9 +22,9 @@ from bridge.printable import printable
 from bridge.runtime import default_directory, find_link
 
 if TYPE_CHECKING:
+    from bridge.bridged import Place
     from bridge.config import ConsoleSettings
     from bridge.demo import ConsoleServer
-    from bridge.service import Place
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
@@ -97,9 +98,7 @@ def _service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", type=_port, metavar="PORT", help="first console's raw port; 0: none"
     )
-    parser.add_argument(
-        "--telnet", type=_port, metavar="PORT", help="accepted; there is no telnet port yet"
-    )
+    parser.add_argument("--telnet", type=_port, metavar="PORT", help="the same for the telnet port")
     parser.add_argument("--json", action="store_true", help="print one JSON object per console")
     _directory_option(parser)
 
@@ -127,23 +126,19 @@ def _directory(arguments: argparse.Namespace) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _serve(_consoles(arguments), arguments)
-
-
-def _consoles(arguments: argparse.Namespace) -> "list[ConsoleSettings]":
     from bridge import config
 
-    consoles = config.from_arguments(arguments.consoles)
+    given = config.from_arguments(arguments.consoles)
     file: Path | None = arguments.config
-    if file is None and not consoles:
+    if file is None and not given:
         file = default_config()
         if not file.exists():
             raise StartError(_NOTHING_TO_RUN.format(config=file))
-    if file is not None:
-        consoles += config.load(file)
-    consoles = config.with_ports(consoles, arguments.raw)
+    filed = config.load(file) if file is not None else []
+    reread = partial(config.load, file) if file is not None else None
+    consoles = config.with_ports([*given, *filed], raw=arguments.raw, telnet=arguments.telnet)
     config.check_unique(consoles)
-    return consoles
+    return _serve(consoles, arguments, filed={c.name: c for c in filed}, reread=reread)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -152,14 +147,19 @@ def _demo(arguments: argparse.Namespace) -> int:
     from bridge.guest import Shell
 
     server = ConsoleServer(Shell())
-    consoles = config.from_arguments([f"demo={server.url}"])
-    return _serve(config.with_ports(consoles, arguments.raw), arguments, server)
+    consoles = config.with_ports(
+        config.from_arguments([f"demo={server.url}"]), raw=arguments.raw, telnet=arguments.telnet
+    )
+    return _serve(consoles, arguments, server)
 
 
 def _serve(
     consoles: "list[ConsoleSettings]",
     arguments: argparse.Namespace,
     server: "ConsoleServer | None" = None,
+    *,
+    filed: "Mapping[str, ConsoleSettings] | None" = None,
+    reread: "Callable[[], list[ConsoleSettings]] | None" = None,
 ) -> int:
     """Bridge ``consoles`` until stopped; a built-in ``server`` outlives them."""
     import trio
@@ -167,7 +167,7 @@ def _serve(
     from bridge.service import open_service
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    with open_service(consoles, _directory(arguments)) as service:
+    with open_service(consoles, _directory(arguments), filed=filed, reread=reread) as service:
 
         def ready() -> None:
             show = _print_json if arguments.json else _print_table
@@ -196,8 +196,8 @@ def _print_json(places: "list[Place]") -> None:
 
 
 def _print_table(places: "list[Place]") -> None:
-    head = ("NAME", "PTY", "RAW", "UPSTREAM")
-    rows = [head] + [(p.name, p.pty or "-", p.raw or "-", p.url) for p in places]
+    head = ("NAME", "PTY", "RAW", "TELNET", "UPSTREAM")
+    rows = [head] + [(p.name, p.pty or "-", p.raw or "-", p.telnet or "-", p.url) for p in places]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print(
@@ -209,6 +209,8 @@ def _print_table(places: "list[Place]") -> None:
             print(f"  screen {shlex.quote(place.link)}")
         if place.raw:
             print(f"  socat -,rawer,escape=0x1d TCP:{place.raw}")
+        if place.telnet:
+            print("  telnet {} {}".format(*place.telnet.rsplit(":", 1)))
         if place.unix:
             print(f"  socat -,rawer,escape=0x1d UNIX-CONNECT:{shlex.quote(place.unix)}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError, ConfigError, UrlError, UsageError
+from bridge.manners import Kind, Manners
 from bridge.pacing import Input
 from bridge.printable import printable
 from bridge.scrollback import MAX_CAPACITY, MIN_CAPACITY
@@ -25,6 +26,9 @@ _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 ANY_PORT = 0
 
+# A replay is parsed when somebody attaches; more would be felt.
+MAX_REPLAY = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSettings:
@@ -34,10 +38,22 @@ class ConsoleSettings:
     url: UpstreamUrl
     raw: int | None = ANY_PORT
     """A port, ANY_PORT, or None for no raw port."""
+    telnet: int | None = ANY_PORT
+    """The same for the telnet port."""
     unix: bool = False
     pty: bool = True
+    pty_readonly: bool = False
+    raw_readonly: int | None = None
     scrollback: int = 1 << 20
+    replay: int | None = None
+    """Bytes shown to who attaches; None: as the endpoint's kind has it."""
+    notices: bool | None = None
+    """The same for notices."""
     input: Input = Input.AUTO
+
+    def manners(self, kind: Kind, *, writable: bool = True) -> Manners:
+        """How those are treated who attach by an endpoint of ``kind``."""
+        return Manners.of(kind, replay=self.replay, notices=self.notices, writable=writable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +85,38 @@ def _size(value: object) -> int:
     match = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) else None
     if match is None:
         raise ValueError
-    size = int(match[1]) * _UNITS[match[2]]
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _scrollback(value: object) -> int:
+    size = _size(value)
     if not MIN_CAPACITY <= size <= MAX_CAPACITY:
         raise ValueError
     return size
 
 
+def _replay(value: object) -> int:
+    size = _size(value)
+    if size > MAX_REPLAY:
+        raise ValueError
+    return size
+
+
+_ALLOWED_PORT = 'a port from 1 to 65535, "auto" (a free one; also when absent) or false'
+
 KEYS: Mapping[str, Key] = {
     "url": Key(UpstreamUrl.parse, ALLOWED_URL, in_defaults=False),
-    "raw": Key(
-        _port, 'a port from 1 to 65535, "auto" (a free one; also when absent) or false', False
-    ),
+    "raw": Key(_port, _ALLOWED_PORT, in_defaults=False),
+    "telnet": Key(_port, _ALLOWED_PORT, in_defaults=False),
     "unix": Key(_boolean, "true or false"),
     "pty": Key(_boolean, "true or false"),
-    "scrollback": Key(_size, 'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB'),
+    "pty_readonly": Key(_boolean, "true or false"),
+    "raw_readonly": Key(_port, 'a port from 1 to 65535, "auto" or false', in_defaults=False),
+    "scrollback": Key(
+        _scrollback, 'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB'
+    ),
+    "replay": Key(_replay, 'a number of bytes or "16KiB": from 0 (none) to 1 MiB'),
+    "notices": Key(_boolean, "true or false"),
     "input": Key(Input, " or ".join(f'"{choice.value}"' for choice in Input)),
 }
 
@@ -126,19 +160,35 @@ def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
     return consoles
 
 
-def with_ports(consoles: Iterable[ConsoleSettings], raw: int | None) -> list[ConsoleSettings]:
-    """Give out --raw PORT and its successors where no port was set; 0 takes the port away."""
-    if raw is None:
-        return list(consoles)
-    result, port = [], raw
+# The settings that are ports.
+PORTS = ("raw", "telnet", "raw_readonly")
+
+
+def with_ports(
+    consoles: Iterable[ConsoleSettings], *, raw: int | None = None, telnet: int | None = None
+) -> list[ConsoleSettings]:
+    """Give out --raw PORT, --telnet PORT and their successors where no port was set.
+
+    0 takes the port away.
+    """
+    result = list(consoles)
+    for key, first in (("raw", raw), ("telnet", telnet)):
+        if first is not None:
+            result = _count_up(result, key, first)
+    return result
+
+
+def _count_up(consoles: Iterable[ConsoleSettings], key: str, first: int) -> list[ConsoleSettings]:
+    result, port = [], first
     for console in consoles:
-        if console.raw != ANY_PORT:
+        if getattr(console, key) != ANY_PORT:
             result.append(console)
             continue
         if port > 65535:
-            raise UsageError(f"--raw {raw}: '{console.name}' would get a port above 65535")
-        result.append(replace(console, raw=port or None))
-        port += 1 if raw else 0
+            raise UsageError(f"--{key} {first}: '{console.name}' would get a port above 65535")
+        changes: dict[str, Any] = {key: port or None}
+        result.append(replace(console, **changes))
+        port += 1 if first else 0
     return result
 
 
@@ -150,12 +200,10 @@ def check_unique(consoles: Iterable[ConsoleSettings]) -> None:
         if console.name in names:
             raise UsageError(f"two consoles are named '{console.name}'; give each its own NAME=URL")
         names.add(console.name)
-        if console.raw:
-            if other := ports.get(console.raw):
-                raise UsageError(
-                    f"consoles '{other}' and '{console.name}' both want port {console.raw}"
-                )
-            ports[console.raw] = console.name
+        for port in filter(None, (getattr(console, key) for key in PORTS)):
+            if other := ports.get(port):
+                raise UsageError(f"consoles '{other}' and '{console.name}' both want port {port}")
+            ports[port] = console.name
 
 
 def _document(document: dict[str, Any]) -> list[ConsoleSettings]:

@@ -11,16 +11,18 @@ sends it.  Both run straight through in the task that brought the byte; no task 
 stands between a key and the guest.
 """
 
-import enum
 import math
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
-from bridge.pacing import Input, Pacer
+from bridge.pacing import Pacer
 from bridge.scrollback import Scrollback
+from bridge.states import State
 
 # What an attachment may have typed ahead of the guest; then its client is not read.
 QUEUE_LIMIT = 4096
@@ -32,14 +34,21 @@ TOTAL_LIMIT = 256 * 1024
 PATIENCE = 0.020
 
 
-class State(enum.Enum):
-    """Of the upstream connection."""
+# Changes of state that a reader which is far behind can still be told of.
+MARKS = 64
 
-    CONNECTING = "connecting"
-    ONLINE = "online"
-    BUSY = "busy"  # another client holds QEMU's only slot
-    WAITING = "waiting"  # nobody there; will be tried again
-    FAILED = "failed"  # somebody there, but not a console; not tried again by itself
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A change of state, at its place in the stream of output."""
+
+    number: int
+    """Counts up from 1."""
+    position: int
+    state: State
+    reason: str
+    time: float
+    """Seconds since the epoch."""
 
 
 class Line(Protocol):
@@ -54,7 +63,7 @@ class Line(Protocol):
 
 
 class Reader(Protocol):
-    """An attachment as the console sees it."""
+    """One who follows the output, as the console sees it: an attachment, or the log."""
 
     position: int
 
@@ -85,28 +94,50 @@ class InputQueue:
         return taken
 
 
+@dataclass(slots=True)
+class Counts:
+    """What has happened so far, in bytes where nothing else is said."""
+
+    connections: int = 0  # times that the guest was reached
+    sent: int = 0  # to the guest
+    discarded: int = 0  # typed while there was no guest to type to
+    refused: int = 0  # typed by those who may only read
+    skipped: int = 0  # missed by readers that were too slow
+    seconds: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
+    """Spent in each state, up to the last change."""
+
+
 class Console:
     """See the module.  ``on_state`` is called after each change of state or reason."""
 
     def __init__(
         self,
         name: str,
+        url: str,
         *,
         scrollback: int,
-        clocking: Input,
+        pacer: Pacer,
         on_state: Callable[["Console"], None] = lambda _console: None,
+        on_break: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
+        self.url = url
         self.scrollback = Scrollback(scrollback)
+        self.pacer = pacer
         self.state = State.CONNECTING
         self.reason = ""
-        self.discarded = 0
-        """Bytes typed while there was no guest to type to."""
-        self.skipped = 0
-        """Bytes that attachments missed because they read too slowly."""
-        self.attachments: list[Reader] = []
+        self.since = time.time()
+        """When the state was entered."""
+        self.marks: deque[Mark] = deque(maxlen=MARKS)
+        self.marked = 0
+        """The number of the last mark."""
+        self.counts = Counts()
+        self.readers: list[Reader] = []
+        """All who follow the output; the first to come is the first to be pushed to."""
         self._on_state = on_state
-        self._pacer = Pacer(clocking)
+        self.send_break = on_break
+        """Have the guest see a BREAK, if there is a way to it; never blocks."""
+        self._entered = time.monotonic()
         self._line: Line | None = None
         self._queues: deque[InputQueue] = deque()  # those with something in them
         self._pending = 0  # bytes in them
@@ -122,7 +153,8 @@ class Console:
     def connect(self, line: Line) -> None:
         """There is a guest at the end of ``line``: ONLINE until ``hang_up``."""
         self._line = line
-        self._pacer.reset()
+        self.pacer.reset()
+        self.counts.connections += 1
         self.enter(State.ONLINE)
 
     def hang_up(self) -> None:
@@ -134,39 +166,53 @@ class Console:
         """The upstream has changed state, or has a new reason for it."""
         assert (state is State.ONLINE) == (self._line is not None)
         self._attached = trio.Event()
-        if (state, reason) != (self.state, self.reason):
-            self.state, self.reason = state, reason
-            self._on_state(self)
+        if (state, reason) == (self.state, self.reason):
+            return
+        if state is not self.state:
+            self._mark(state, reason)
+        self.state, self.reason = state, reason
+        self._on_state(self)
+        self._push()
+
+    def _mark(self, state: State, reason: str) -> None:
+        now = time.monotonic()
+        self.counts.seconds[self.state] += now - self._entered
+        self._entered, self.since = now, time.time()
+        self.marked += 1
+        self.marks.append(Mark(self.marked, self.scrollback.end, state, reason, self.since))
 
     def feed(self, data: bytes) -> None:
         """Take output of the guest: keep it, pass it on, count echoes."""
-        self._pacer.output(data, trio.current_time())
+        self.pacer.output(data, trio.current_time())
         self.scrollback.append(data)
-        for attachment in tuple(self.attachments):
-            attachment.push()
+        self._push()
         self.kick()
 
+    def _push(self) -> None:
+        for reader in tuple(self.readers):
+            reader.push()
+
     async def wait_laggards(self, count: int) -> None:
-        """Wait, 20 ms at most, while ``count`` bytes more would overtake a moving attachment.
+        """Wait, 20 ms at most, while ``count`` bytes more would overtake a moving reader.
 
         So a healthy reader that was merely descheduled loses nothing.  One that has not
         moved since the last time is stuck, and is not waited for.
         """
         if not (laggards := self._laggards(count)):
             return
-        moving = [a for a in laggards if self._positions.get(a) != a.position]
-        self._positions = {a: a.position for a in laggards}
+        moving = [r for r in laggards if self._positions.get(r) != r.position]
+        self._positions = {r: r.position for r in laggards}
         if not moving:
             return
         with trio.move_on_after(PATIENCE):
-            while any(a in moving for a in self._laggards(count)):
+            while any(r in moving for r in self._laggards(count)):
                 self._progress = trio.Event()
                 await self._progress.wait()
 
     def _laggards(self, count: int) -> list[Reader]:
         """Those whom ``count`` bytes more would overtake."""
         limit = self.scrollback.end + count - self.scrollback.capacity
-        return [a for a in self.attachments if a.position < limit]
+        return [r for r in self.readers if r.position < limit]
 
     async def wait_attached(self) -> None:
         """Wait until somebody attaches, or has since the upstream last entered a state."""
@@ -181,27 +227,34 @@ class Console:
             self._timer = math.inf
             self.kick()
 
-    # The attachments' side.
+    # The readers' and typists' side.
 
-    def attach(self, attachment: Reader) -> None:
-        self.attachments.append(attachment)
+    def attach(self, reader: Reader) -> None:
+        """Somebody has come to use the console: an upstream that waits tries again at once."""
+        self.follow(reader)
         self._attached.set()
 
-    def detach(self, attachment: Reader) -> None:
-        """The attachment is gone; what it had typed is still sent."""
-        self.attachments.remove(attachment)
-        self._positions.pop(attachment, None)
+    def follow(self, reader: Reader) -> None:
+        """Push to ``reader`` from now on."""
+        self.readers.append(reader)
+
+    def detach(self, reader: Reader) -> None:
+        """The reader is gone; what it had typed is still sent."""
+        self.readers.remove(reader)
+        self._positions.pop(reader, None)
         self.progressed()
 
     def progressed(self) -> None:
-        """An attachment has caught up somewhat."""
+        """A reader has caught up somewhat."""
         self._progress.set()
 
-    def catch_up(self, attachment: Reader) -> None:
-        """Move an attachment that was overtaken to what is still held, and count the loss."""
-        position = self.scrollback.catch_up(attachment.position)
-        self.skipped += position - attachment.position
-        attachment.position = position
+    def catch_up(self, reader: Reader) -> int:
+        """Move a reader that was overtaken to what is still held; count and return the loss."""
+        position = self.scrollback.catch_up(reader.position)
+        skipped = position - reader.position
+        self.counts.skipped += skipped
+        reader.position = position
+        return skipped
 
     def offer(self, queue: InputQueue, data: bytes) -> None:
         """Type ``data``, at most ``queue.room`` bytes: sent at once if the pacer allows.
@@ -210,7 +263,7 @@ class Console:
         be delivered to the next.
         """
         if self._line is None:
-            self.discarded += len(data)
+            self.counts.discarded += len(data)
             return
         if not queue:
             self._queues.append(queue)
@@ -231,7 +284,7 @@ class Console:
         while self._pending:
             if self._line is None or not self._line.clear:
                 return  # the line kicks when it is clear
-            allowance = self._pacer.allowance(now, self._pending)
+            allowance = self.pacer.allowance(now, self._pending)
             if not allowance:
                 break
             queue = self._queues.popleft()
@@ -239,9 +292,10 @@ class Console:
             if queue:
                 self._queues.append(queue)  # to the end: every typist gets his turn
             self._took(data)
-            self._pacer.sent(data, now)
+            self.pacer.sent(data, now)
+            self.counts.sent += len(data)
             self._line.send(data)
-        deadline = self._pacer.deadline(self._pending)
+        deadline = self.pacer.deadline(self._pending)
         if deadline < self._timer:
             self._timer = deadline
             self._rearm.set()
@@ -249,7 +303,7 @@ class Console:
     def _drop_input(self) -> None:
         for queue in self._queues:
             data = queue.take(len(queue))
-            self.discarded += len(data)
+            self.counts.discarded += len(data)
             self._took(data)
         self._queues.clear()
 

@@ -1,7 +1,8 @@
-"""Where local clients come in by socket: a raw TCP port, a Unix socket.
+"""Where local clients come in by socket: a raw or telnet TCP port, a Unix socket.
 
 Each accepted connection is first asked whose it is and then becomes one attachment.
-Strictly eight bits, both ways: what a client sends goes to the guest as it is.
+Raw and Unix are strictly eight bits, both ways: what a client sends goes to the guest as
+it is.
 """
 
 import os
@@ -9,13 +10,16 @@ import socket
 import struct
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from bridge import sockdiag
 from bridge.attach import Attachment, FdChannel, RejectedError
+from bridge.codec import Codec
 from bridge.console import Console
-from bridge.guard import looks_like_web
+from bridge.guard import looks_like_telnet, looks_like_web
+from bridge.manners import Kind, Manners
 
 LOOPBACK = "127.0.0.1"
 
@@ -26,52 +30,34 @@ MAX_ATTACHMENTS = 256
 SEND_BUFFER = 64 * 1024
 
 
-class RawEndpoint:
+class SocketEndpoint:
     """A listening socket of one console; bound when made, serving in ``run``."""
 
-    def __init__(self, listener: socket.socket, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        manners: Manners,
+        warn: Callable[[str], None],
+        codec: Callable[[], Codec] | None = None,
+    ) -> None:
+        listener.setblocking(False)
         self._listener = listener
+        self.manners = manners
         self._warn = warn
-
-    @classmethod
-    def tcp(cls, port: int, warn: Callable[[str], None]) -> "RawEndpoint":
-        """Listen on ``port`` of the loopback address, any free one for 0.
-
-        Raises OSError.  No other address: elsewhere a client's owner cannot be known.
-        """
-        return cls(socket.create_server((LOOPBACK, port), backlog=128), warn)
-
-    @classmethod
-    def unix(cls, path: str, warn: Callable[[str], None]) -> "RawEndpoint":
-        """Listen on a socket file of mode 0600 at ``path``; raises OSError."""
-        listener = socket.socket(socket.AF_UNIX)
-        mask = os.umask(0o177)  # the mode must be right when the name appears
-        try:
-            listener.bind(path)
-            listener.listen(128)
-        except OSError:
-            listener.close()
-            raise
-        finally:
-            os.umask(mask)
-        return cls(listener, warn)
-
-    @property
-    def address(self) -> str:
+        self._codec = codec
+        name = listener.getsockname()
+        self.address: str = name if isinstance(name, str) else f"{name[0]}:{name[1]}"
         """``127.0.0.1:PORT``, or the socket file's path."""
-        name = self._listener.getsockname()
-        return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
 
     def close(self) -> None:
+        """Stop listening; a socket file goes with it."""
+        if self._listener.family == socket.AF_UNIX:
+            Path(self.address).unlink(missing_ok=True)
         self._listener.close()
 
     async def run(self, console: Console) -> None:
-        listener = trio.SocketListener(self._trio_listener())
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
         await trio.serve_listeners(partial(self._serve, console), [listener])
-
-    def _trio_listener(self) -> trio.socket.SocketType:
-        self._listener.setblocking(False)
-        return trio.socket.from_stdlib_socket(self._listener)
 
     async def _serve(self, console: Console, stream: trio.SocketStream) -> None:
         with stream.socket as client:
@@ -79,14 +65,71 @@ class RawEndpoint:
                 if refusal := _refusal(client, console):
                     raise RejectedError(refusal)
                 _prepare(client)
-                await Attachment(console, _channel(client)).run()
+                await self._attachment(console, client).run()
             except RejectedError as rejected:
                 self._warn(f"{self.address}: {rejected}")
+
+    def _attachment(self, console: Console, client: trio.socket.SocketType) -> Attachment:
+        codec = self._codec() if self._codec is not None else None
+        return Attachment(
+            console, self._channel(client), self.manners, codec=codec, peer=_peer(client)
+        )
+
+    def _channel(self, client: trio.socket.SocketType) -> FdChannel:
+        if client.family == socket.AF_UNIX:
+            return FdChannel(client.fileno())  # no web page can open one
+        # Both ends of TCP look alike after shutdown and after close; the kernel knows
+        # whether a process still holds the other one.
+        return FdChannel(
+            client.fileno(), inspect=self._inspect, gone=lambda: _owner(client) is None
+        )
+
+    def _inspect(self, first_read: bytes) -> None:
+        if looks_like_web(first_read):
+            raise RejectedError("closed a connection that began like a web browser's (HTTP or TLS)")
+        if self.manners.kind is Kind.RAW and looks_like_telnet(first_read):
+            self._warn(
+                f"{self.address}: a client speaks telnet to the raw port; use the telnet port"
+            )
+
+
+def listen_tcp(port: int) -> socket.socket:
+    """Listen on ``port`` of the loopback address, any free one for 0; raises OSError.
+
+    No other address: elsewhere a client's owner cannot be known.
+    """
+    return socket.create_server((LOOPBACK, port), backlog=128)
+
+
+def listen_unix(path: str) -> socket.socket:
+    """Listen on a socket file of mode 0600 at ``path``; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)  # the mode must be right when the name appears
+    try:
+        listener.bind(path)
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def _peer(client: trio.socket.SocketType) -> str:
+    """A name for the other end, for people to read."""
+    if client.family == socket.AF_UNIX:
+        pid = struct.unpack("=iII", _credentials(client))[0]
+        return f"pid {pid}"
+    try:
+        return "{}:{}".format(*client.getpeername()[:2])
+    except OSError:  # reset since it was accepted
+        return ""
 
 
 def _refusal(client: trio.socket.SocketType, console: Console) -> str:
     """Why this client may not attach; empty if it may.  Nothing of it has been read."""
-    if len(console.attachments) >= MAX_ATTACHMENTS:
+    if len(console.readers) >= MAX_ATTACHMENTS:
         return f"refused a client: {MAX_ATTACHMENTS} are attached already"
     owner = _owner(client)
     if owner is None:
@@ -99,12 +142,16 @@ def _refusal(client: trio.socket.SocketType, console: Console) -> str:
 def _owner(client: trio.socket.SocketType) -> int | None:
     """The uid that the other end of a local connection belongs to, None if unknown."""
     if client.family == socket.AF_UNIX:
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        uid: int = struct.unpack("=iII", credentials)[1]
+        uid: int = struct.unpack("=iII", _credentials(client))[1]
         return uid
     # Not SO_PEERCRED: for TCP it succeeds, with uid -1.
     row = _their_row(client)
     return row.uid if row is not None and row.inode else None
+
+
+def _credentials(client: trio.socket.SocketType) -> bytes:
+    """pid, uid and gid of who connected (unix(7), SO_PEERCRED)."""
+    return client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
 
 
 def _their_row(client: trio.socket.SocketType) -> sockdiag.TcpSocket | None:
@@ -114,23 +161,12 @@ def _their_row(client: trio.socket.SocketType) -> sockdiag.TcpSocket | None:
         return None
 
 
-def _channel(client: trio.socket.SocketType) -> FdChannel:
-    if client.family == socket.AF_UNIX:
-        return FdChannel(client.fileno())  # no web page can open one
-    # Both ends of TCP look alike after shutdown and after close; the kernel knows
-    # whether a process still holds the other one.
-    return FdChannel(client.fileno(), inspect=_inspect, gone=lambda: _owner(client) is None)
-
-
-def _inspect(first_read: bytes) -> None:
-    if looks_like_web(first_read):
-        raise RejectedError("closed a connection that began like a web browser's (HTTP or TLS)")
-
-
 def _prepare(client: trio.socket.SocketType) -> None:
     """Bound its buffer; let TCP find out when one that ended its input has closed altogether."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if client.family != socket.AF_UNIX:
+        # A telnet client's Synch sends a DM as urgent data, which belongs in its place.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)

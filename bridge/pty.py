@@ -29,6 +29,7 @@ import trio
 
 from bridge.attach import Attachment
 from bridge.console import Console
+from bridge.manners import Manners
 from bridge.presence import Presence
 from bridge.runtime import Link
 
@@ -161,7 +162,10 @@ class PtyEndpoint:
     free for somebody else's terminal; ``warn`` is told what is amiss.
     """
 
-    def __init__(self, presence: Presence, link: Link, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, presence: Presence, link: Link, manners: Manners, warn: Callable[[str], None]
+    ) -> None:
+        self.manners = manners
         self._presence = presence
         self._link = link
         self._warn = warn
@@ -169,7 +173,8 @@ class PtyEndpoint:
         self._install(Pty.create())
 
     @property
-    def path(self) -> str:
+    def address(self) -> str:
+        """``/dev/pts/N``; it may change."""
         return self._pty.path
 
     def close(self) -> None:
@@ -207,7 +212,7 @@ class PtyEndpoint:
 
     async def _session(self, console: Console) -> None:
         """From the first open to the end of what was typed, which a client may outrun."""
-        attachment = Attachment(console, self._pty, held=True)
+        attachment = Attachment(console, self._pty, self.manners, held=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._open_output, attachment)
             await attachment.run()
@@ -221,13 +226,12 @@ class PtyEndpoint:
         """
         while True:
             await self._wait_quiet()
-            attachment.release()
+            attachment.begin()
             while not self._pty.hung_up():
                 await self._wait_stirred()
             attachment.hold()
             while self._pty.hung_up():
                 await self._wait_stirred()
-            attachment.skip_to_present()
 
     async def _wait_quiet(self) -> None:
         now = trio.current_time()

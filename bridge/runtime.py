@@ -19,6 +19,7 @@ log = logging.getLogger("ttybridge")
 
 LOCK = ".lock"
 UNIX = ".unix"
+CONTROL = ".control"
 
 
 def default_directory() -> Path:
@@ -66,11 +67,10 @@ def holder(directory: Path) -> int | None:
 
 
 class RuntimeDirectory:
-    """The directory, made and locked; leaving the context removes what it published."""
+    """The directory, made and locked; and swept of what a killed service left."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sockets: list[Path] = []
 
     def __enter__(self) -> Self:
         self._make()
@@ -79,25 +79,25 @@ class RuntimeDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            for path in self._sockets:
-                path.unlink(missing_ok=True)
-        except OSError as error:  # harmless: nobody answers there, and the next start sweeps
-            log.warning("%s: not removed: %s", path, error.strerror)
-        finally:
-            self._lock.close()
+        self._lock.close()
 
     def link(self, name: str) -> "Link":
         """The link that users open for console ``name``; it does not exist yet."""
         return Link(self.path / name)
 
     def unix_path(self, name: str) -> str:
-        """The path for the Unix socket of console ``name``, free to bind; removed at the end."""
+        """The path for the Unix socket of console ``name``, free to bind."""
         directory = self.path / UNIX
         directory.mkdir(mode=0o700, exist_ok=True)
         path = directory / name
         path.unlink(missing_ok=True)
-        self._sockets.append(path)
+        return str(path)
+
+    @property
+    def control(self) -> str:
+        """The path of the control socket, free to bind."""
+        path = self.path / CONTROL
+        path.unlink(missing_ok=True)
         return str(path)
 
     def _make(self) -> None:

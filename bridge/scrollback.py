@@ -52,6 +52,15 @@ class Scrollback:
         at = position % self.capacity
         return self._ring[at : min(at + min(limit, self.end - position), self.capacity)]
 
+    def before(self, position: int, limit: int) -> bytes:
+        """Return the ``limit`` bytes that precede ``position``, fewer where no more are held."""
+        return self._span(max(self.start, position - limit), position)
+
+    def _span(self, start: int, stop: int) -> bytes:
+        """Return all from ``start`` to ``stop``, across the ring's seam."""
+        head = self.read(start, stop - start)
+        return head + self.read(start + len(head), stop - start - len(head))
+
     def catch_up(self, position: int) -> int:
         """Return where a reader at ``position`` goes on: there, or past what is gone.
 
@@ -61,7 +70,5 @@ class Scrollback:
         if position >= self.start:
             return position
         landing = self.end - self.capacity // 2
-        nearby = b""
-        while len(nearby) < _LINE_SEARCH and landing + len(nearby) < self.end:
-            nearby += self.read(landing + len(nearby), _LINE_SEARCH - len(nearby))
+        nearby = self._span(landing, min(landing + _LINE_SEARCH, self.end))
         return landing + nearby.find(b"\n") + 1

@@ -1,193 +1,254 @@
-"""The whole: every console with its upstream and endpoints, in one nursery.
+"""The whole: every console, in one nursery.
 
 ``open_service`` binds everything or raises StartError; what it gives is then run.  So the
 addresses that are announced are real, and a port in use is found before anything starts.
+Consoles may come, change and go while it runs.
 """
 
-import errno
 import logging
+import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
 
-from bridge.config import ConsoleSettings
-from bridge.console import Console, State
-from bridge.endpoints import LOOPBACK, MAX_ATTACHMENTS, RawEndpoint
-from bridge.errors import StartError
+from bridge.bridged import BridgedConsole, Common, Place
+from bridge.config import ANY_PORT, PORTS, ConsoleSettings, check_unique
+from bridge.endpoints import MAX_ATTACHMENTS
+from bridge.errors import BridgeError, StartError
 from bridge.listeners import Listeners
 from bridge.presence import Presence
-from bridge.printable import printable
-from bridge.pty import PtyEndpoint
 from bridge.runtime import RuntimeDirectory
-from bridge.upstream import Upstream
 
 log = logging.getLogger("ttybridge")
 
-# Upstream, PTY, raw and Unix listeners of each console, with a few clients each.
-_DESCRIPTORS_PER_CONSOLE = 8
+# Upstream, PTY, raw, telnet and Unix listeners of each console, with a few clients each.
+_DESCRIPTORS_PER_CONSOLE = 9
 
-# A terminal that is closed says HUP; unheeded, it would kill us and lock the consoles.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a console can be reached; None for what is off."""
+class Reloaded:
+    """What a reload did, by the consoles' names; ``errors`` are lines for the user."""
 
-    name: str
-    state: str
-    url: str
-    pty: str | None
-    link: str | None
-    raw: str | None
-    telnet: str | None
-    unix: str | None
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    errors: list[str]
 
 
-class BridgedConsole:
-    """One console with all its ways in and out, bound."""
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A console in the service."""
 
-    def __init__(
-        self,
-        settings: ConsoleSettings,
-        runtime: RuntimeDirectory,
-        presence: Presence,
-        listeners: Listeners,
-        stack: ExitStack,
-    ) -> None:
-        self._settings = settings
-        self._warn = partial(_warn, settings.name)
-        self._console = Console(
-            settings.name,
-            scrollback=settings.scrollback,
-            clocking=settings.input,
-            on_state=_StateLog(),
-        )
-        self._upstream = Upstream(self._console, settings.url, listeners, self._warn)
-        self._raw = self._bind_raw(stack)
-        self._unix = self._bind_unix(runtime, stack)
-        self._pty = self._make_pty(runtime, presence, stack)
-        self._link = str(runtime.path / settings.name)
-
-    def _bind_raw(self, stack: ExitStack) -> RawEndpoint | None:
-        port = self._settings.raw
-        if port is None:
-            return None
-        try:
-            raw = RawEndpoint.tcp(port, self._warn)
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            why = "is in use by another program" if taken else f"cannot be used: {error.strerror}"
-            raise StartError(f"{self._settings.name}: port {LOOPBACK}:{port} {why}") from error
-        stack.callback(raw.close)
-        return raw
-
-    def _bind_unix(self, runtime: RuntimeDirectory, stack: ExitStack) -> RawEndpoint | None:
-        if not self._settings.unix:
-            return None
-        try:
-            unix = RawEndpoint.unix(runtime.unix_path(self._settings.name), self._warn)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise StartError(f"{self._settings.name}: no Unix socket: {reason}") from error
-        stack.callback(unix.close)
-        return unix
-
-    def _make_pty(
-        self, runtime: RuntimeDirectory, presence: Presence, stack: ExitStack
-    ) -> PtyEndpoint | None:
-        if not self._settings.pty:
-            return None
-        try:
-            pty = PtyEndpoint(presence, runtime.link(self._settings.name), self._warn)
-        except OSError as error:
-            raise StartError(f"{self._settings.name}: no PTY: {error.strerror}") from error
-        stack.callback(pty.close)
-        return pty
-
-    @property
-    def place(self) -> Place:
-        return Place(
-            name=self._settings.name,
-            state=self._console.state.name,
-            url=str(self._settings.url),
-            pty=self._pty.path if self._pty else None,
-            link=self._link if self._pty else None,
-            raw=self._raw.address if self._raw else None,
-            telnet=None,
-            unix=self._unix.address if self._unix else None,
-        )
-
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._console.run)
-            for endpoint in (self._raw, self._unix, self._pty):
-                if endpoint is not None:
-                    nursery.start_soon(endpoint.run, self._console)
-            nursery.start_soon(self._upstream.run)
+    bridged: BridgedConsole
+    filed: ConsoleSettings | None
+    """Its settings as the configuration file has them; None if it is not from there."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
 
 
 class Service:
     """All consoles, bound; ``run`` serves until a stop signal or cancellation."""
 
     def __init__(
-        self, consoles: list[BridgedConsole], presence: Presence, listeners: Listeners
+        self, common: Common, reread: Callable[[], list[ConsoleSettings]] | None = None
     ) -> None:
-        self._consoles = consoles
-        self._presence = presence
-        self._listeners = listeners
+        self.runtime = common.runtime
+        self.started = time.time()
+        self._common = common
+        self._reread = reread
+        self._running: dict[str, _Running] = {}
+        self._nursery: trio.Nursery | None = None
+        self._reloading = trio.Lock()
+
+    @property
+    def consoles(self) -> dict[str, BridgedConsole]:
+        """By name, in the order in which they came."""
+        return {name: running.bridged for name, running in self._running.items()}
 
     @property
     def places(self) -> list[Place]:
-        return [console.place for console in self._consoles]
+        return [bridged.place for bridged in self.consoles.values()]
 
     async def run(self, ready: Callable[[], None]) -> None:
         """``ready`` is called when a stop signal would already end the service properly."""
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        heeded = list(STOP_SIGNALS)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
+            heeded.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*heeded) as signals:
             async with trio.open_nursery() as nursery:
                 serving = trio.CancelScope()
-                nursery.start_soon(_cancel_at_each, signals, serving)
+                nursery.start_soon(self._obey_signals, signals, serving)
                 with serving:
                     await self._serve(ready)
                 nursery.cancel_scope.cancel()
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._presence.run)
-            nursery.start_soon(self._listeners.run)
-            for console in self._consoles:
-                nursery.start_soon(console.run)
+            self._nursery = nursery
+            nursery.start_soon(self._common.presence.run)
+            nursery.start_soon(self._common.listeners.run)
+            for running in self._running.values():
+                nursery.start_soon(self._run_console, running)
             ready()
 
+    async def _obey_signals(self, signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
+        """Stop at the first signal to, and swallow the rest: the leaving must not be cut short."""
+        terminal = _has_terminal()
+        async for number in signals:
+            # HUP asks for a reload, or says (twice, maybe) that the terminal is closed.
+            closed = self._reread is None or (terminal and not _has_terminal())
+            if number != signal.SIGHUP or closed:
+                serving.cancel()
+            elif not serving.cancel_called:
+                await self._reload_and_say()
 
-async def _cancel_at_each(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
-    """Stop at the first signal, and swallow the rest: the leaving must not be cut short.
+    async def _reload_and_say(self) -> None:
+        try:
+            done = await self.reload()
+        except BridgeError as error:
+            log.error("not reloaded: %s", error)  # noqa: TRY400 (the line says it all)
+            return
+        counts = (f"{len(names)} {what}" for what, names in _counts(done) if names)
+        log.info("reloaded: %s", ", ".join(counts) or "nothing has changed")
 
-    A terminal that closes may say HUP twice, and an impatient user ^C.
-    """
-    async for _ in signals:
-        serving.cancel()
+    def add(self, settings: ConsoleSettings) -> None:
+        """Bring in one more console; raises UsageError or StartError."""
+        check_unique([*(r.bridged.settings for r in self._running.values()), settings])
+        self.bind(settings)
+
+    def bind(self, settings: ConsoleSettings, filed: ConsoleSettings | None = None) -> None:
+        """Bind a console and, if the service runs, start it; raises StartError."""
+        running = _Running(BridgedConsole(settings, self._common), filed)
+        self._running[settings.name] = running
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run_console, running)
+
+    async def remove(self, name: str) -> None:
+        """End a console; QEMU is left properly.  Raises StartError if there is none."""
+        running = self._find(name)
+        running.scope.cancel()
+        await running.ended.wait()
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration file again; raises ConfigError, and nothing has changed.
+
+        Consoles that are not from the file are left alone.
+        """
+        if self._reread is None:
+            raise StartError("started without a configuration file: there is nothing to reload")
+        async with self._reloading:
+            wanted = {settings.name: settings for settings in self._reread()}
+            others = [r.bridged.settings for r in self._running.values() if r.filed is None]
+            check_unique([*others, *wanted.values()])
+            return await self._become(wanted)
+
+    async def _become(self, wanted: dict[str, ConsoleSettings]) -> Reloaded:
+        """Everything that goes goes first: what it holds, ports above all, may be wanted."""
+        filed = {name: r.filed for name, r in self._running.items() if r.filed is not None}
+        effective = {
+            name: _keep_ports(settings, filed[name], self._running[name].bridged.settings)
+            for name, settings in wanted.items()
+            if name in filed
+        }
+        changed = {name for name in effective if filed[name] != wanted[name]}
+        replaced = {n for n in changed if filed[n].scrollback != wanted[n].scrollback}
+        removed = filed.keys() - wanted.keys()
+        async with trio.open_nursery() as nursery:
+            for name in removed | replaced:
+                nursery.start_soon(self.remove, name)
+            for name in changed - replaced:
+                bridged = self._running[name].bridged
+                nursery.start_soon(bridged.let_go, effective[name])
+        done = Reloaded(sorted(wanted.keys() - filed.keys()), sorted(removed), sorted(changed), [])
+        for name in [*changed, *done.added]:
+            try:
+                if name in changed - replaced:
+                    self._running[name].filed = wanted[name]
+                    self._running[name].bridged.take_up(effective[name])
+                else:
+                    self.bind(effective.get(name, wanted[name]), wanted[name])
+            except StartError as error:
+                done.errors.append(str(error))
+        return done
+
+    async def _run_console(self, running: _Running) -> None:
+        try:
+            with running.scope:
+                await running.bridged.run()
+        finally:
+            running.bridged.close()
+            self._running.pop(running.bridged.settings.name, None)
+            running.ended.set()
+
+    def _find(self, name: str) -> _Running:
+        try:
+            return self._running[name]
+        except KeyError:
+            raise StartError(f"no console '{name}'") from None
+
+    def close(self) -> None:
+        for bridged in self.consoles.values():
+            bridged.close()
+
+
+def _keep_ports(
+    wanted: ConsoleSettings, filed: ConsoleSettings, now: ConsoleSettings
+) -> ConsoleSettings:
+    """``wanted``, with the ports of ``now`` that the file still leaves open."""
+    ports = {
+        key: getattr(now, key)
+        for key in PORTS
+        if getattr(filed, key) == getattr(wanted, key) == ANY_PORT
+    }
+    return replace(wanted, **ports)
+
+
+def _counts(done: Reloaded) -> Iterator[tuple[str, list[str]]]:
+    yield "added", done.added
+    yield "removed", done.removed
+    yield "changed", done.changed
+    yield "failed", done.errors
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
-def open_service(settings: Iterable[ConsoleSettings], directory: Path) -> Iterator[Service]:
-    """Bind everything; raises StartError.  On leaving, everything is closed and unpublished."""
-    settings = list(settings)
-    _raise_descriptor_limit(len(settings))
+def open_service(
+    consoles: Iterable[ConsoleSettings],
+    directory: Path,
+    *,
+    filed: Mapping[str, ConsoleSettings] | None = None,
+    reread: Callable[[], list[ConsoleSettings]] | None = None,
+) -> Iterator[Service]:
+    """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
+
+    ``filed`` are the settings of those that are from the configuration file, by name, as
+    it has them; ``reread`` reads it again.
+    """
+    consoles, filed = list(consoles), filed or {}
+    _raise_descriptor_limit(len(consoles))
     with ExitStack() as stack:
         runtime = stack.enter_context(RuntimeDirectory(directory))
         presence = stack.enter_context(_presence())
-        listeners = Listeners()
-        consoles = [
-            BridgedConsole(console, runtime, presence, listeners, stack) for console in settings
-        ]
-        yield Service(consoles, presence, listeners)
+        service = Service(Common(runtime, presence, Listeners()), reread)
+        stack.callback(service.close)
+        for settings in consoles:
+            service.bind(settings, filed.get(settings.name))
+        yield service
 
 
 def _presence() -> Presence:
@@ -197,24 +258,6 @@ def _presence() -> Presence:
         raise StartError(
             f"inotify: {error.strerror} (sysctl fs.inotify.max_user_instances)"
         ) from error
-
-
-class _StateLog:
-    """One line per change of state; not for a new reason to wait, which may come per attempt."""
-
-    def __init__(self) -> None:
-        self._last: State | None = None
-
-    def __call__(self, console: Console) -> None:
-        if console.state is self._last and console.state is State.WAITING:
-            return
-        self._last = console.state
-        reason = f": {printable(console.reason, 400)}" if console.reason else ""
-        log.info("%s: %s%s", console.name, console.state.name, reason)
-
-
-def _warn(name: str, message: str) -> None:
-    log.warning("%s: %s", name, printable(message, 400))
 
 
 def _raise_descriptor_limit(consoles: int) -> None:

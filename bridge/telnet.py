@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Self, TypedDict
 
+from bridge.codec import Signal
+
 
 class Code(enum.IntEnum):
     """What may follow an IAC: RFC 854, and from EOF to ABORT RFC 1184."""
@@ -46,12 +48,6 @@ _KEYS: dict[int, bytes] = {
 
 # RFC 854 wants "some visible (i.e., printable) evidence".
 _HERE = b"\r\n[ttybridge: yes]\r\n"
-
-
-class Command(enum.Enum):
-    """What a peer may send that is not data and that a console has a use for."""
-
-    BREAK = "break"
 
 
 class Use(enum.Enum):
@@ -177,11 +173,11 @@ class Telnet:
             (self._local if verb == Code.WILL else self._remote)[option] = Use.WANTED
         return b"".join(bytes([Code.IAC, verb, option]) for verb, option in self._rules.asks)
 
-    def decode(self, data: bytes) -> tuple[list[bytes | Command], bytes]:
+    def decode(self, data: bytes) -> tuple[list[bytes | Signal], bytes]:
         """Take ``data`` from the peer; return (data and commands in order, the reply)."""
         data = self._begun + data
         self._begun = b""
-        events: list[bytes | Command] = []
+        events: list[bytes | Signal] = []
         text: list[bytes] = []  # data since the last command among the events
         reply = bytearray()
         at = 0
@@ -268,7 +264,7 @@ class Telnet:
             return 3
         return 2 if start else 0
 
-    def _obey(self, command: bytes, reply: bytearray) -> bytes | Command:
+    def _obey(self, command: bytes, reply: bytearray) -> bytes | Signal:
         """Do what ``command`` (without its IAC) wants; return what is left of it to the guest."""
         verb = command[0]
         if self._skipping:
@@ -287,7 +283,7 @@ class Telnet:
             case Code.AYT:
                 reply += _HERE
             case Code.BRK:
-                return Command.BREAK
+                return Signal.BREAK
         return _KEYS.get(verb, b"")
 
     def _negotiate(self, verb: int, option: int, reply: bytearray) -> None:

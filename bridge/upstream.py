@@ -22,9 +22,10 @@ from socket import AF_UNIX
 import trio
 
 from bridge import sockdiag
-from bridge.console import Console, State
+from bridge.console import Console
 from bridge.dial import DialError, dial, leave, quick_ack
 from bridge.listeners import Listeners, Listening, is_local, who_listens
+from bridge.states import State
 from bridge.url import UpstreamUrl
 from bridge.websocket import End, Retry, Wire
 

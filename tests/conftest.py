@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.bridge import Bridge
 from tests.support.client import Client
@@ -31,8 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     # No deadline for a single example: the machine may be busy.
-    settings.register_profile("short", deadline=None)
-    settings.register_profile("long", deadline=None, max_examples=5000)
+    busy = [HealthCheck.too_slow]
+    settings.register_profile("short", deadline=None, suppress_health_check=busy)
+    settings.register_profile(
+        "long", deadline=None, suppress_health_check=busy, max_examples=10_000
+    )
     settings.load_profile("long" if config.getoption("--long") else "short")
 
 

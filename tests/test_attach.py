@@ -10,10 +10,13 @@ import trio
 import trio.testing
 
 from bridge.attach import Attachment, FdChannel
-from bridge.console import QUEUE_LIMIT, Console, State
-from bridge.pacing import Input
+from bridge.console import QUEUE_LIMIT, Console
+from bridge.manners import Kind, Manners
+from bridge.pacing import Input, Pacer
+from bridge.states import State
 
 RING = 64 * 1024
+RAW = Manners(Kind.RAW)
 
 
 class Line:
@@ -29,20 +32,23 @@ class Line:
 
 
 def console(clocking: Input = Input.DIRECT) -> tuple[Console, Line]:
-    hub, line = Console("vm", scrollback=RING, clocking=clocking), Line()
+    hub, line = Console("vm", "ws://h", scrollback=RING, pacer=Pacer(clocking)), Line()
     hub.connect(line)
     return hub, line
 
 
 @asynccontextmanager
-async def attached(hub: Console, *, small: bool = False) -> AsyncIterator[trio.SocketStream]:
+async def attached(
+    hub: Console, *, small: bool = False, manners: Manners = RAW
+) -> AsyncIterator[trio.SocketStream]:
     """A client's end of an attachment."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     if small:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Attachment(hub, FdChannel(ours.fileno())).run)
+        attachment = Attachment(hub, FdChannel(ours.fileno()), manners)
+        nursery.start_soon(attachment.run)
         await trio.testing.wait_all_tasks_blocked()
         async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as client:
             yield client
@@ -86,12 +92,13 @@ async def test_a_laggard_misses_counted_bytes_and_goes_on_at_a_line_start() -> N
         seen = b""
         while not seen.endswith(b"00099999\n"):
             seen += await client.receive_some()
-    assert hub.skipped > 0
-    assert len(seen) + hub.skipped == len(text)
+    assert hub.counts.skipped > 0
+    assert len(seen) + hub.counts.skipped == len(text)
     gaps = [
         at
         for at in range(len(seen))
-        if (at + hub.skipped) % 9 == 0 and seen == text[:at] + text[at + hub.skipped :]
+        if (at + hub.counts.skipped) % 9 == 0
+        and seen == text[:at] + text[at + hub.counts.skipped :]
     ]
     assert len(gaps) == 1
 
@@ -166,7 +173,7 @@ async def test_what_a_client_typed_before_leaving_is_sent() -> None:
     async with attached(hub) as client:
         await client.send_all(b"last words")
         await trio.testing.wait_all_tasks_blocked()
-    assert hub.attachments == []
+    assert hub.readers == []
     line.clear = True
     hub.kick()
     assert line.sent == b"last words"
@@ -187,7 +194,7 @@ async def test_input_is_discarded_and_counted_without_a_guest() -> None:
         await client.send_all(b"new")
         await trio.testing.wait_all_tasks_blocked()
         assert fresh.sent == b"new"
-    assert hub.discarded == len(b"queued") + len(b"typed")
+    assert hub.counts.discarded == len(b"queued") + len(b"typed")
 
 
 async def test_typists_take_turns(autojump_clock: trio.testing.MockClock) -> None:
@@ -232,4 +239,4 @@ async def test_the_end_of_input_is_not_the_end_of_output() -> None:
         assert line.sent == b"reboot\r"
         hub.feed(b"rebooting")
         assert await receive(client, 9) == b"rebooting"
-    assert hub.attachments == []
+    assert hub.readers == []

@@ -67,14 +67,17 @@ def test_the_table_has_lines_ready_to_paste(user: User, directory: Path) -> None
     process.send_signal(signal.SIGTERM)
     out = process.communicate(timeout=10)[0].decode()
     assert process.returncode == 0
-    assert re.search(r"^NAME +PTY +RAW +UPSTREAM$", out, re.MULTILINE)
+    assert re.search(r"^NAME +PTY +RAW +TELNET +UPSTREAM$", out, re.MULTILINE)
     for name in ("vm1", "two"):
-        assert re.search(rf"^{name} +/dev/pts/\d+ +127\.0\.0\.1:\d+ +{URL}$", out, re.MULTILINE)
+        assert re.search(
+            rf"^{name} +/dev/pts/\d+( +127\.0\.0\.1:\d+){{2}} +{URL}$", out, re.MULTILINE
+        )
         assert f"  screen {directory}/run/{name}\n" in out
+    assert len(re.findall(r"^  telnet 127\.0\.0\.1 \d+$", out, re.MULTILINE)) == 2
     assert len(re.findall(r"^  socat -,rawer,escape=0x1d TCP:127", out, re.MULTILINE)) == 2
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_nothing_left(
     user: User, directory: Path, how: signal.Signals
 ) -> None:
@@ -202,7 +205,7 @@ def test_a_wrong_or_missing_configuration(user: User, directory: Path) -> None:
     for command in (["check", file], ["run", "--config", file]):
         code, message = refused(user, *command)
         assert code == 78
-        assert f"{file}: consoles.vm.speed: unknown key; allowed: url, raw, unix" in message
+        assert f"{file}: consoles.vm.speed: unknown key; allowed: url, raw, telnet, unix" in message
     none = str(directory / "none.toml")
     for command in (["check", none], ["run", "--config", none], ["check"]):
         assert refused(user, *command)[0] == 78

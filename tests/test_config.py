@@ -40,8 +40,10 @@ def test_every_key_and_its_default() -> None:
     """
     url = UpstreamUrl.parse("ws://127.0.0.1:4555")
     assert parse(everything, "f") == [
-        ConsoleSettings("vm1", url, 4001, True, False, 1 << 20, Input.DIRECT),
-        ConsoleSettings("vm.2-b_c", url, None, True, True, 1 << 16, Input.AUTO),
+        ConsoleSettings(
+            "vm1", url, raw=4001, unix=True, pty=False, scrollback=1 << 20, input=Input.DIRECT
+        ),
+        ConsoleSettings("vm.2-b_c", url, raw=None, unix=True, scrollback=1 << 16),
     ]
     assert parse("", "f") == []
 
@@ -124,11 +126,11 @@ def test_consoles_of_the_command_line() -> None:
 def test_ports_of_the_command_line_count_up_where_none_is_set() -> None:
     text = f"[consoles.a]\n{URL}\n[consoles.b]\n{URL}\nraw = 9\n[consoles.c]\n{URL}"
     consoles = parse(text, "f")
-    assert [c.raw for c in with_ports(consoles, 4001)] == [4001, 9, 4002]
-    assert [c.raw for c in with_ports(consoles, 0)] == [None, 9, None]
-    assert [c.raw for c in with_ports(consoles, None)] == [0, 9, 0]
+    assert [c.raw for c in with_ports(consoles, raw=4001)] == [4001, 9, 4002]
+    assert [c.raw for c in with_ports(consoles, raw=0)] == [None, 9, None]
+    assert [c.raw for c in with_ports(consoles)] == [0, 9, 0]
     with pytest.raises(UsageError, match="above 65535"):
-        with_ports(consoles, 65535)
+        with_ports(consoles, raw=65535)
 
 
 def test_names_and_ports_are_given_once() -> None:

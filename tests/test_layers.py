@@ -17,8 +17,8 @@ def levels() -> dict[str, int]:
     level = 0
     table: dict[str, int] = {}
     for line in bridge.__doc__.splitlines():
-        if match := re.match(r"(\d|      ) +((?:\w+ )*\w+)(?:   .*)?$", line):
-            level = int(match[1]) if match[1].strip() else level
+        if match := re.match(r"(?=.{7}\w)(\d+|) +((?:\w+ )*\w+)(?:   .*)?$", line):
+            level = int(match[1]) if match[1] else level
             table |= dict.fromkeys(match[2].split(), level)
     return table
 

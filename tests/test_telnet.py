@@ -2,7 +2,8 @@
 
 import pytest
 
-from bridge.telnet import Code, Command, Option, Telnet
+from bridge.codec import Signal
+from bridge.telnet import Code, Option, Telnet
 
 IAC, SB, SE = Code.IAC, Code.SB, Code.SE
 WILL, WONT, DO, DONT = Code.WILL, Code.WONT, Code.DO, Code.DONT
@@ -48,6 +49,6 @@ def test_break_keeps_its_place(step: int) -> None:
         more, reply = telnet.decode(stream[at : at + step])
         events += more
         assert reply == b""
-    at = events.index(Command.BREAK)
+    at = events.index(Signal.BREAK)
     assert b"".join(e for e in events[:at] if isinstance(e, bytes)) == b"x"
     assert b"".join(e for e in events[at + 1 :] if isinstance(e, bytes)) == b"h\xff"

@@ -1,0 +1,270 @@
+"""One console with all its ways in and out.
+
+Each way (the upstream, each endpoint) is a part: bound when it is made, then run in a
+cancel scope of its own.  So a reload replaces the parts whose settings have changed and
+leaves the others, and whoever is attached to them, alone.
+"""
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from bridge.config import ConsoleSettings
+from bridge.console import Console
+from bridge.endpoints import LOOPBACK, SocketEndpoint, listen_tcp, listen_unix
+from bridge.errors import StartError
+from bridge.listeners import Listeners
+from bridge.manners import Kind, Manners
+from bridge.pacing import Pacer
+from bridge.presence import Presence
+from bridge.printable import printable
+from bridge.pty import PtyEndpoint
+from bridge.runtime import RuntimeDirectory
+from bridge.states import State
+from bridge.telnet import Telnet
+from bridge.upstream import Upstream
+
+log = logging.getLogger("ttybridge")
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all consoles of a service share."""
+
+    runtime: RuntimeDirectory
+    presence: Presence
+    listeners: Listeners
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a console can be reached; None for what is off."""
+
+    name: str
+    state: str
+    url: str
+    pty: str | None
+    link: str | None
+    raw: str | None
+    telnet: str | None
+    unix: str | None
+
+
+class Endpoint(Protocol):
+    """A way in."""
+
+    manners: Manners
+    """Of those who attach from now on."""
+
+    @property
+    def address(self) -> str: ...
+
+    async def run(self, console: Console) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """``spec`` is all that it was made from: another one asks for another part."""
+
+    spec: object
+    run: Callable[[], Awaitable[None]]
+    endpoint: Endpoint | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    def close(self) -> None:
+        if self.endpoint is not None:
+            self.endpoint.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A part that the settings ask for."""
+
+    name: str
+    spec: object
+    make: Callable[[], _Part]
+    manners: Manners | None = None
+
+
+class BridgedConsole:
+    """See the module.  Bound when made, which may raise StartError; ``run``, then ``close``."""
+
+    def __init__(self, settings: ConsoleSettings, common: Common) -> None:
+        self.settings = settings
+        self._common = common
+        self._warn = partial(_warn, settings.name)
+        self.console = Console(
+            settings.name,
+            str(settings.url),
+            scrollback=settings.scrollback,
+            pacer=Pacer(settings.input),
+            on_state=_StateLog(),
+            on_break=self._break,
+        )
+        self._parts: dict[str, _Part] = {}
+        self._nursery: trio.Nursery | None = None
+        try:
+            self._bind()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+
+    async def run(self) -> None:
+        """Serve until cancelled; QEMU is left properly."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.console.run)
+            for part in self._parts.values():
+                nursery.start_soon(_run, part)
+
+    async def let_go(self, settings: ConsoleSettings) -> None:
+        """First half of a change: end the parts that ``settings`` want otherwise or not at all."""
+        wanted = {plan.name: plan for plan in self._plans(settings)}
+        for name, part in tuple(self._parts.items()):
+            plan = wanted.get(name)
+            if plan is None or plan.spec != part.spec:
+                await self._retire(name)
+            elif part.endpoint is not None and plan.manners is not None:
+                part.endpoint.manners = plan.manners
+
+    def take_up(self, settings: ConsoleSettings) -> None:
+        """Second half: bind and run what ``settings`` want and is not there; raises StartError.
+
+        After an error what could not be bound is missing.  The scrollback keeps its size.
+        """
+        assert self._nursery is not None
+        self.settings = settings
+        self.console.url = str(settings.url)
+        kept = set(self._parts)
+        try:
+            self._bind()
+        finally:
+            for name in self._parts.keys() - kept:
+                self._nursery.start_soon(_run, self._parts[name])
+
+    async def _retire(self, name: str) -> None:
+        part = self._parts.pop(name)
+        part.scope.cancel()
+        await part.ended.wait()
+        part.close()
+
+    def _bind(self) -> None:
+        """Make the parts that the settings want and that are not there."""
+        for plan in self._plans(self.settings):
+            if plan.name not in self._parts:
+                self._parts[plan.name] = plan.make()
+
+    def _plans(self, s: ConsoleSettings) -> Iterator[_Plan]:
+        yield _Plan("upstream", (s.url, s.input), partial(self._make_upstream, s))
+        for name, kind, port in (
+            ("raw", Kind.RAW, s.raw),
+            ("telnet", Kind.TELNET, s.telnet),
+            ("raw_readonly", Kind.RAW, s.raw_readonly),
+        ):
+            if port is not None:
+                manners = s.manners(kind, writable=name != "raw_readonly")
+                yield _Plan(name, port, partial(self._make_tcp, port, manners), manners)
+        if s.unix:
+            manners = s.manners(Kind.UNIX)
+            yield _Plan("unix", True, partial(self._make_unix, manners), manners)
+        for name, wanted in (("pty", s.pty), ("pty_readonly", s.pty_readonly)):
+            if wanted:
+                writable = name == "pty"
+                link = s.name if writable else f"{s.name}.ro"
+                manners = s.manners(Kind.PTY, writable=writable)
+                yield _Plan(name, True, partial(self._make_pty, link, manners), manners)
+
+    def _make_upstream(self, settings: ConsoleSettings) -> _Part:
+        self.console.pacer = Pacer(settings.input)
+        upstream = Upstream(self.console, settings.url, self._common.listeners, self._warn)
+        return _Part((settings.url, settings.input), upstream.run)
+
+    def _make_tcp(self, port: int, manners: Manners) -> _Part:
+        try:
+            listener = listen_tcp(port)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "is in use by another program" if taken else f"cannot be used: {error.strerror}"
+            raise StartError(f"{self.settings.name}: port {LOOPBACK}:{port} {why}") from error
+        codec = Telnet.server if manners.kind is Kind.TELNET else None
+        return self._part(port, SocketEndpoint(listener, manners, self._warn, codec))
+
+    def _make_unix(self, manners: Manners) -> _Part:
+        try:
+            listener = listen_unix(self._common.runtime.unix_path(self.settings.name))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StartError(f"{self.settings.name}: no Unix socket: {reason}") from error
+        return self._part(True, SocketEndpoint(listener, manners, self._warn))
+
+    def _make_pty(self, link: str, manners: Manners) -> _Part:
+        common = self._common
+        try:
+            pty = PtyEndpoint(common.presence, common.runtime.link(link), manners, self._warn)
+        except OSError as error:
+            raise StartError(f"{self.settings.name}: no PTY: {error.strerror}") from error
+        return self._part(True, pty)
+
+    def _part(self, spec: object, endpoint: Endpoint) -> _Part:
+        return _Part(spec, partial(endpoint.run, self.console), endpoint)
+
+    def address(self, name: str) -> str | None:
+        """Where the endpoint called ``name`` is; None if there is none."""
+        part = self._parts.get(name)
+        return part.endpoint.address if part is not None and part.endpoint is not None else None
+
+    @property
+    def place(self) -> Place:
+        pty = self.address("pty")
+        return Place(
+            name=self.settings.name,
+            state=self.console.state.name,
+            url=str(self.settings.url),
+            pty=pty,
+            link=str(self._common.runtime.path / self.settings.name) if pty else None,
+            raw=self.address("raw"),
+            telnet=self.address("telnet"),
+            unix=self.address("unix"),
+        )
+
+    def _break(self) -> None:
+        self._warn("a BREAK was asked for, and there is no way to send one")
+
+
+async def _run(part: _Part) -> None:
+    try:
+        with part.scope:
+            await part.run()
+    finally:
+        part.ended.set()
+
+
+class _StateLog:
+    """One line per change of state; not for a new reason to wait, which may come per attempt."""
+
+    def __init__(self) -> None:
+        self._last: State | None = None
+
+    def __call__(self, console: Console) -> None:
+        if console.state is self._last and console.state is State.WAITING:
+            return
+        self._last = console.state
+        reason = f": {printable(console.reason, 400)}" if console.reason else ""
+        log.info("%s: %s%s", console.name, console.state.name, reason)
+
+
+def _warn(name: str, message: str) -> None:
+    log.warning("%s: %s", name, printable(message, 400))
