@@ -200,15 +200,17 @@ class BridgedConsole:
             why = "is in use by another program" if taken else f"cannot be used: {error.strerror}"
             raise StartError(f"{self.settings.name}: port {LOOPBACK}:{port} {why}") from error
         codec = Telnet.server if manners.kind is Kind.TELNET else None
-        return self._part(port, SocketEndpoint(listener, manners, self._warn, codec))
+        address = "{}:{}".format(*listener.getsockname())
+        return self._part(port, SocketEndpoint(listener, address, manners, self._warn, codec))
 
     def _make_unix(self, manners: Manners) -> _Part:
         try:
-            listener = listen_unix(self._common.runtime.unix_path(self.settings.name))
+            path = self._common.runtime.unix_path(self.settings.name)
+            listener = listen_unix(path)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StartError(f"{self.settings.name}: no Unix socket: {reason}") from error
-        return self._part(True, SocketEndpoint(listener, manners, self._warn))
+        return self._part(True, SocketEndpoint(listener, path, manners, self._warn))
 
     def _make_pty(self, link: str, manners: Manners) -> _Part:
         common = self._common

@@ -144,6 +144,14 @@ def parse(text: str, source: str) -> list[ConsoleSettings]:
         raise ConfigError(f"{source}: {error}") from None
 
 
+def console(name: str, table: object) -> ConsoleSettings:
+    """Read one console's table of keys, as a configuration file has it; raises ConfigError."""
+    own = _table(table, "settings", in_defaults=False)
+    if "url" not in own:
+        raise ConfigError(f"settings.url: missing; allowed: {ALLOWED_URL}")
+    return ConsoleSettings(name=_name(name), **own)
+
+
 def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
     """Read ``URL`` and ``NAME=URL`` words; raises UsageError."""
     consoles = []

@@ -76,6 +76,8 @@ class InputQueue:
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self.dropped = 0
+        """Bytes that will never be sent: the guest went away first."""
 
     def __len__(self) -> int:
         return len(self._data)
@@ -140,7 +142,8 @@ class Console:
         self._entered = time.monotonic()
         self._line: Line | None = None
         self._queues: deque[InputQueue] = deque()  # those with something in them
-        self._pending = 0  # bytes in them
+        self.pending = 0
+        """Bytes typed and not yet sent."""
         self._taken = trio.Event()
         self._timer = math.inf  # when run() will ask the pacer again
         self._rearm = trio.Event()
@@ -173,6 +176,12 @@ class Console:
         self.state, self.reason = state, reason
         self._on_state(self)
         self._push()
+
+    def seconds(self) -> dict[State, float]:
+        """How long it has been in each state so far."""
+        spent = dict(self.counts.seconds)
+        spent[self.state] += time.monotonic() - self._entered
+        return spent
 
     def _mark(self, state: State, reason: str) -> None:
         now = time.monotonic()
@@ -263,28 +272,42 @@ class Console:
         be delivered to the next.
         """
         if self._line is None:
+            queue.dropped += len(data)
             self.counts.discarded += len(data)
             return
         if not queue:
             self._queues.append(queue)
         queue.put(data)
-        self._pending += len(data)
+        self.pending += len(data)
         self.kick()
+
+    async def deliver(self, data: bytes) -> int:
+        """Type ``data`` of any length; return how much of it was sent, when that is known."""
+        queue = InputQueue()
+        for at in range(0, len(data), QUEUE_LIMIT):
+            await self.wait_room(queue)
+            self.offer(queue, data[at : at + QUEUE_LIMIT])
+            while queue:
+                await self._wait_taken()
+        return len(data) - queue.dropped
 
     async def wait_room(self, queue: InputQueue) -> None:
         """Wait until ``queue`` may be put to: the back-pressure to the typist."""
-        while queue.room <= 0 or self._pending >= TOTAL_LIMIT:
-            if self._taken.is_set():
-                self._taken = trio.Event()  # one for all who wait
-            await self._taken.wait()
+        while queue.room <= 0 or self.pending >= TOTAL_LIMIT:
+            await self._wait_taken()
+
+    async def _wait_taken(self) -> None:
+        if self._taken.is_set():
+            self._taken = trio.Event()  # one for all who wait
+        await self._taken.wait()
 
     def kick(self) -> None:
         """Send what the pacer allows now; arm the timer for the rest."""
         now = trio.current_time()
-        while self._pending:
+        while self.pending:
             if self._line is None or not self._line.clear:
                 return  # the line kicks when it is clear
-            allowance = self.pacer.allowance(now, self._pending)
+            allowance = self.pacer.allowance(now, self.pending)
             if not allowance:
                 break
             queue = self._queues.popleft()
@@ -295,7 +318,7 @@ class Console:
             self.pacer.sent(data, now)
             self.counts.sent += len(data)
             self._line.send(data)
-        deadline = self.pacer.deadline(self._pending)
+        deadline = self.pacer.deadline(self.pending)
         if deadline < self._timer:
             self._timer = deadline
             self._rearm.set()
@@ -303,10 +326,11 @@ class Console:
     def _drop_input(self) -> None:
         for queue in self._queues:
             data = queue.take(len(queue))
+            queue.dropped += len(data)
             self.counts.discarded += len(data)
             self._took(data)
         self._queues.clear()
 
     def _took(self, data: bytes) -> None:
-        self._pending -= len(data)
+        self.pending -= len(data)
         self._taken.set()

@@ -20,6 +20,7 @@ from bridge.codec import Codec
 from bridge.console import Console
 from bridge.guard import looks_like_telnet, looks_like_web
 from bridge.manners import Kind, Manners
+from bridge.runtime import short_path
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,6 +37,7 @@ class SocketEndpoint:
     def __init__(
         self,
         listener: socket.socket,
+        address: str,
         manners: Manners,
         warn: Callable[[str], None],
         codec: Callable[[], Codec] | None = None,
@@ -45,8 +47,7 @@ class SocketEndpoint:
         self.manners = manners
         self._warn = warn
         self._codec = codec
-        name = listener.getsockname()
-        self.address: str = name if isinstance(name, str) else f"{name[0]}:{name[1]}"
+        self.address = address
         """``127.0.0.1:PORT``, or the socket file's path."""
 
     def close(self) -> None:
@@ -62,9 +63,11 @@ class SocketEndpoint:
     async def _serve(self, console: Console, stream: trio.SocketStream) -> None:
         with stream.socket as client:
             try:
-                if refusal := _refusal(client, console):
-                    raise RejectedError(refusal)
-                _prepare(client)
+                if len(console.readers) >= MAX_ATTACHMENTS:
+                    raise RejectedError(f"refused a client: {MAX_ATTACHMENTS} are attached already")
+                if why := refusal(client):
+                    raise RejectedError(why)
+                prepare(client)
                 await self._attachment(console, client).run()
             except RejectedError as rejected:
                 self._warn(f"{self.address}: {rejected}")
@@ -72,7 +75,7 @@ class SocketEndpoint:
     def _attachment(self, console: Console, client: trio.socket.SocketType) -> Attachment:
         codec = self._codec() if self._codec is not None else None
         return Attachment(
-            console, self._channel(client), self.manners, codec=codec, peer=_peer(client)
+            console, self._channel(client), self.manners, codec=codec, peer=peer_name(client)
         )
 
     def _channel(self, client: trio.socket.SocketType) -> FdChannel:
@@ -106,7 +109,8 @@ def listen_unix(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)  # the mode must be right when the name appears
     try:
-        listener.bind(path)
+        with short_path(path) as short:
+            listener.bind(short)
         listener.listen(128)
     except OSError:
         listener.close()
@@ -116,7 +120,7 @@ def listen_unix(path: str) -> socket.socket:
     return listener
 
 
-def _peer(client: trio.socket.SocketType) -> str:
+def peer_name(client: trio.socket.SocketType) -> str:
     """A name for the other end, for people to read."""
     if client.family == socket.AF_UNIX:
         pid = struct.unpack("=iII", _credentials(client))[0]
@@ -127,10 +131,8 @@ def _peer(client: trio.socket.SocketType) -> str:
         return ""
 
 
-def _refusal(client: trio.socket.SocketType, console: Console) -> str:
-    """Why this client may not attach; empty if it may.  Nothing of it has been read."""
-    if len(console.readers) >= MAX_ATTACHMENTS:
-        return f"refused a client: {MAX_ATTACHMENTS} are attached already"
+def refusal(client: trio.socket.SocketType) -> str:
+    """Why this client may not come in; empty if it may.  Nothing of it has been read."""
     owner = _owner(client)
     if owner is None:
         return "refused a client that had left before it could be asked who it is"
@@ -161,7 +163,7 @@ def _their_row(client: trio.socket.SocketType) -> sockdiag.TcpSocket | None:
         return None
 
 
-def _prepare(client: trio.socket.SocketType) -> None:
+def prepare(client: trio.socket.SocketType) -> None:
     """Bound its buffer; let TCP find out when one that ended its input has closed altogether."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if client.family != socket.AF_UNIX:

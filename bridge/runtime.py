@@ -10,6 +10,8 @@ import fcntl
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -95,10 +97,11 @@ class RuntimeDirectory:
 
     @property
     def control(self) -> str:
-        """The path of the control socket, free to bind."""
-        path = self.path / CONTROL
-        path.unlink(missing_ok=True)
-        return str(path)
+        """The path of the control socket; ``_sweep`` has removed another's."""
+        return str(self.path / CONTROL)
+
+    def remove_control(self) -> None:
+        (self.path / CONTROL).unlink(missing_ok=True)
 
     def _make(self) -> None:
         try:
@@ -138,11 +141,29 @@ class RuntimeDirectory:
             for entry in self.path.iterdir():
                 if entry.is_symlink() and os.readlink(entry).startswith("/dev/pts/"):
                     entry.unlink()
+            self.remove_control()
             for entry in (self.path / UNIX).glob("*"):
                 if entry.is_socket():
                     entry.unlink()
         except OSError as error:
             raise StartError(f"runtime directory {self.path}: {error.strerror}") from error
+
+
+@contextmanager
+def short_path(path: str) -> Iterator[str]:
+    """A name of the Unix socket ``path`` for bind(2) and connect(2), which take 107 bytes.
+
+    A longer one is reached by way of its directory's descriptor (proc(5)).
+    """
+    if len(os.fsencode(path)) <= 107:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 class Link:
