@@ -17,8 +17,10 @@ level  modules                        what they are
 6      pty endpoints demo             where local programs come in; the built-in console
 7      bridged                        one console with all its ways in and out
 8      service                        all consoles, bound and run
-9      cli                            the command
-10     __main__                       ``python -m bridge``
+9      status                         what can be told of them
+10     control                        the socket where it is asked
+11     cli                            the command
+12     __main__                       ``python -m bridge``
 
 The path of a byte from the guest: upstream reads the socket, websocket strips the frames,
 console appends to its scrollback and lets each attachment push to its descriptor.  To the

@@ -119,12 +119,15 @@ class Attachment:
     # Output.
 
     def begin(self) -> None:
-        """Show a newcomer what it missed, then let output flow."""
+        """Show a newcomer what it missed, then let output flow.
+
+        What has come since it came itself is live, and not touched.
+        """
         console, ring = self._console, self._console.scrollback
-        past = ring.before(ring.end, self.manners.replay)
-        shown = replay(past, cut=len(past) < ring.end)
+        console.catch_up(self)
+        past = ring.before(self.position, self.manners.replay)
+        shown = replay(past, cut=len(past) < self.position)
         self._owe(shown)
-        self.position = ring.end
         self._line_start = None if shown else self.position
         self._told = console.marked
         if console.state is not State.ONLINE:
@@ -133,9 +136,13 @@ class Attachment:
         self.push()
 
     def hold(self) -> None:
-        """Write nothing until ``begin``."""
+        """Write nothing until ``begin``: the client is gone, another may come."""
         self._held = self._blocked = True
         self._extra = b""
+
+    def skip_to_present(self) -> None:
+        """Another client has come: what is in the scrollback now is its past."""
+        self.position = self._console.scrollback.end
 
     def push(self) -> None:
         if self._blocked:

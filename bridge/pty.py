@@ -232,6 +232,7 @@ class PtyEndpoint:
             attachment.hold()
             while self._pty.hung_up():
                 await self._wait_stirred()
+            attachment.skip_to_present()
 
     async def _wait_quiet(self) -> None:
         now = trio.current_time()
