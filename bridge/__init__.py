@@ -12,15 +12,19 @@ level  modules                        what they are
 2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
        dial                           directory; connecting and leaving
-4      listeners console              who listens on this machine; the hub of one console
+4      listeners console client       who listens on this machine; the hub of one console;
+       command                        the control socket's other end; what commands share
 5      upstream attach                the connection to QEMU; one local session
 6      pty endpoints demo             where local programs come in; the built-in console
 7      bridged                        one console with all its ways in and out
 8      service                        all consoles, bound and run
 9      status                         what can be told of them
 10     control                        the socket where it is asked
-11     cli                            the command
-12     __main__                       ``python -m bridge``
+11     cmd_run cmd_path cmd_status    the subcommands
+       cmd_attach cmd_wait cmd_ask
+       cmd_check
+12     cli                            the command
+13     __main__                       ``python -m bridge``
 
 The path of a byte from the guest: upstream reads the socket, websocket strips the frames,
 console appends to its scrollback and lets each attachment push to its descriptor.  To the

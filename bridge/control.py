@@ -11,6 +11,7 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import trio
@@ -68,10 +69,8 @@ class Control:
             if why := refusal(client):
                 log.warning("control socket: %s", why)
                 return
-            try:
+            with suppress(trio.BrokenResourceError, OSError):  # gone: there is nobody to tell
                 await self._converse(stream)
-            except (trio.BrokenResourceError, OSError):
-                pass  # the client is gone; there is nobody to tell
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         while (line := await _read_line(stream.socket)) is not None:

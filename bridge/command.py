@@ -1,0 +1,36 @@
+"""What the subcommands have in common: their options, and where things are."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.runtime import default_directory
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Subparsers = argparse._SubParsersAction[Any]  # noqa: SLF001 (has no other name)
+
+
+def directory_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runtime-dir", type=Path, metavar="DIR", help="where links are (default: per user)"
+    )
+
+
+def directory(arguments: argparse.Namespace) -> Path:
+    """The runtime directory that ``arguments`` mean."""
+    chosen: Path = arguments.runtime_dir or default_directory()
+    return chosen.absolute()
+
+
+def port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found '{text}'; allowed: a port from 1 to 65535, or 0")
+    return int(text)
+
+
+def default_config() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "ttybridge" / "config.toml"
