@@ -267,6 +267,7 @@ def test_garbage_after_the_handshake_ends_the_connection_not_the_attachments(
         Client(bridge.raw) as client,
     ):
         with accept(listener) as first:
+            bridge.wait_attached()
             first.sendall(b"\x82\x02ok" + b"\xf2\x01x")
             client.read_until(b"ok")
             bridge.wait_message("vm: WAITING: not what a websocket server sends")

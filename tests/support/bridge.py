@@ -8,8 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+from bridge.client import Client
 from tests.support.user import User
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, eventually
 
 
 class Bridge:
@@ -88,6 +89,16 @@ class Bridge:
             found = self._news.wait_for(seen, limit)
             assert found, f"no message {pattern!r} within {limit:g} s in {self._lines}"
             return found
+
+    def status(self) -> dict[str, Any]:
+        """What the control socket tells of the first console."""
+        with Client(self.directory) as client:
+            console: dict[str, Any] = client.ask("status")["consoles"][0]
+            return console
+
+    def wait_attached(self, count: int = 1) -> None:
+        """Wait until so many are attached: a client's connect returns before it is."""
+        eventually(lambda: len(self.status()["attachments"]) >= count, what="attachments")
 
     def cpu_seconds(self) -> float:
         """User and system time so far (proc(5), stat)."""
