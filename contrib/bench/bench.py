@@ -1,192 +1,110 @@
-"""ttybridge beside its peers, in one run.
+"""ttybridge beside its peers, in one run.  Judges nothing: figures are for reading.
 
-    contrib/bench/run [--rounds N]
-
-keystroke   one byte through a raw port to an echoing guest and back: directly over the
-            websocket, through websocat, through ttybridge.  The three take turns, round
-            after round; what is shown is the median of the rounds' medians and 99th
-            percentiles.
-idle        50 consoles online and nobody attached: processor and memory of one service.
+Every part starts all clients that it finds, each on a fake VM of its own, and lets them
+take turns, round after round, so that they meet the same machine.  The results go to
+contrib/bench/results/, with machine, versions and date.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
-import socket
-import statistics
-import subprocess
+import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+import flood
+import keys
+from clients import versions
+from table import Report, Table, summary
+
 HERE = Path(__file__).parent
-SAMPLES = 2000
-IDLE_SECONDS = 20
-CONSOLES = 50
 
-Exchange = Callable[[], None]
-
-
-@contextmanager
-def process(*command: str) -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as running:
-        try:
-            yield running
-        finally:
-            running.terminate()
-
-
-@contextmanager
-def console() -> Iterator[int]:
-    with process(sys.executable, str(HERE / "echo_server.py")) as server:
-        assert server.stdout is not None
-        yield int(server.stdout.readline())
-
-
-@contextmanager
-def bridge(*urls: str) -> "Iterator[tuple[subprocess.Popen[str], list[dict[str, str]]]]":
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        process("ttybridge", "run", *urls, "--json", "--runtime-dir", directory) as running,
-    ):
-        assert running.stdout is not None
-        yield running, [json.loads(running.stdout.readline()) for _ in urls]
-
-
-def dial(port: int) -> socket.socket:
-    """Connect, however long the peer takes to listen."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client = socket.create_connection(("127.0.0.1", port), timeout=10)
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-            continue
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return client
-
-
-def key_through(client: socket.socket) -> Exchange:
-    def exchange() -> None:
-        client.send(b"k")
-        client.recv(64)
-
-    return exchange
-
-
-@contextmanager
-def direct() -> Iterator[Exchange]:
-    with console() as port, dial(port) as client:
-        client.sendall(b"GET / HTTP/1.1\r\nSec-WebSocket-Key: x\r\n\r\n")
-        client.recv(4096)
-
-        def exchange() -> None:
-            client.send(b"\x82\x81\0\0\0\0k")
-            client.recv(64)
-
-        yield exchange
-
-
-@contextmanager
-def through_websocat() -> Iterator[Exchange]:
-    with console() as port, socket.create_server(("127.0.0.1", 0)) as probe:
-        own = probe.getsockname()[1]
-        probe.close()
-        url = f"ws://127.0.0.1:{port}/"
-        listen = f"tcp-l:127.0.0.1:{own}"
-        with (
-            process("websocat", "-b", "-E", "--protocol", "binary", listen, url),
-            dial(own) as client,
-        ):
-            yield key_through(client)
-
-
-@contextmanager
-def through_ttybridge() -> Iterator[Exchange]:
-    with console() as port, bridge(f"vm=ws://127.0.0.1:{port}") as (_, (place,)):
-        with dial(int(place["raw"].rpartition(":")[2])) as client:
-            client.settimeout(0.1)
-            exchange = key_through(client)
-            while True:  # until it is online; what is typed before is discarded
-                try:
-                    exchange()
-                except TimeoutError:
-                    continue
-                break
-            client.settimeout(10)
-            yield exchange
-
-
-def measure(exchange: Exchange) -> tuple[float, float]:
-    """Median and 99th percentile of the round trip, in microseconds."""
-    for _ in range(100):
-        exchange()
-    samples = []
-    for _ in range(SAMPLES):
-        start = time.perf_counter()
-        exchange()
-        samples.append((time.perf_counter() - start) * 1e6)
-    return statistics.median(samples), statistics.quantiles(samples, n=100)[98]
-
-
-def keystrokes(rounds: int) -> None:
-    ways = {"direct": direct, "websocat": through_websocat, "ttybridge": through_ttybridge}
-    if shutil.which("websocat") is None:
-        del ways["websocat"]
-    figures: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    with ExitStack() as stack:
-        exchanges = {way: stack.enter_context(start()) for way, start in ways.items()}
-        for _ in range(rounds):
-            for way, exchange in exchanges.items():
-                figures[way].append(measure(exchange))
-    print(f"keystroke round trip, {rounds} rounds of {SAMPLES}")
-    print(f"{'':12}{'p50 us':>10}{'p99 us':>10}{'p50 / websocat':>16}")
-    base = statistics.median(p50 for p50, _ in figures.get("websocat", [(float("nan"), 0)]))
-    for way, pairs in figures.items():
-        p50, p99 = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{way:12}{p50:10.0f}{p99:10.0f}{p50 / base:16.2f}")
-
-
-def idle() -> None:
-    with ExitStack() as stack:
-        ports = [stack.enter_context(console()) for _ in range(CONSOLES)]
-        urls = [f"vm{n}=ws://127.0.0.1:{port}" for n, port in enumerate(ports)]
-        running, _ = stack.enter_context(bridge(*urls))
-        time.sleep(3)  # all online
-        before = cpu_seconds(running.pid)
-        time.sleep(IDLE_SECONDS)
-        used = cpu_seconds(running.pid) - before
-        status = Path(f"/proc/{running.pid}/status").read_text()
-        rss = int(status.partition("VmRSS:")[2].split()[0]) / 1024
-    print(f"\nidle, {CONSOLES} consoles online, nobody attached, {IDLE_SECONDS} s")
-    print(f"processor   {100 * used / IDLE_SECONDS:.2f} % of a core")
-    print(f"memory      {rss:.1f} MiB resident")
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+PARTS: dict[str, Callable[[int, float], Report]] = {
+    "flood": flood.run,
+    "keys": keys.run,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    print(
-        f"Linux {platform.release()}, {os.cpu_count()} processors,"
-        f" Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n"
+    arguments = parse()
+    reports = {}
+    for name in arguments.only:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        reports[name] = PARTS[name](arguments.rounds, arguments.seconds)
+    machine = about()
+    command = shlex.join(["contrib/bench/run", *sys.argv[1:]])
+    short = summary([line for report in reports.values() for line in report.headlines])
+    tables = [short, *(table for report in reports.values() for table in report.tables)]
+    text = markdown(machine, command, tables)
+    print(text)
+    if arguments.results:
+        save(arguments.results, text, {"command": command, **machine}, tables)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="contrib/bench/run",
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog=f"parts: {', '.join(PARTS)}",
     )
-    keystrokes(rounds)
-    idle()
+    parser.add_argument("--only", metavar="PART,...", type=parts, default=list(PARTS))
+    parser.add_argument("--rounds", metavar="N", type=int, default=5)
+    parser.add_argument("--seconds", metavar="S", type=float, default=1.0, help="of a flood")
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        type=Path,
+        default=HERE / "results",
+        help="where the files go (default: contrib/bench/results); '' for nowhere",
+    )
+    arguments = parser.parse_args()
+    if str(arguments.results) == ".":  # what Path makes of ''
+        arguments.results = None
+    return arguments
+
+
+def parts(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"no part {', '.join(unknown)}; there are {list(PARTS)}")
+    return names
+
+
+def about() -> dict[str, str]:
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": f"{platform.machine()}, {processor()}, {os.cpu_count()} processors",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load before": f"{os.getloadavg()[2]:.2f}",
+        **versions(),
+    }
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "processor unknown"
+
+
+def markdown(machine: dict[str, str], command: str, tables: list[Table]) -> str:
+    head = "\n".join(f"- {key}: {value}" for key, value in machine.items())
+    body = "\n".join(table.markdown() for table in tables)
+    return f"# {command}\n\n{head}\n\n{body}"
+
+
+def save(directory: Path, text: str, about: dict[str, str], tables: list[Table]) -> None:
+    directory.mkdir(exist_ok=True)
+    stem = directory / time.strftime("%Y-%m-%d-%H%M")
+    stem.with_suffix(".md").write_text(text)
+    document = {**about, "tables": [asdict(table) for table in tables]}
+    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    print(f"written: {stem}.md, {stem}.json", file=sys.stderr)
 
 
 if __name__ == "__main__":

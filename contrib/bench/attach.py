@@ -1,0 +1,140 @@
+"""Attaching, as a fast program would: a blocking descriptor, to be read and written."""
+
+import os
+import select
+import socket
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from fake import PATTERN, PERIOD
+
+READ = 256 * 1024
+_EXPECTED = PATTERN * (READ // PERIOD + 2)
+
+
+class Attached:
+    """An open way to a console."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+    def read(self, limit: float | None = None) -> bytes:
+        """What is there, once there is something; TimeoutError after ``limit`` seconds."""
+        if limit is not None and not select.select([self.fd], [], [], limit)[0]:
+            raise TimeoutError
+        return os.read(self.fd, READ)
+
+    def drain(self, quiet: float = 0.2) -> bytes:
+        """Read until nothing has come for ``quiet`` seconds."""
+        seen = b""
+        try:
+            while data := self.read(quiet):
+                seen += data
+        except TimeoutError:
+            pass
+        return seen
+
+    def greet(self) -> None:
+        """Type until the guest of fake.py echoes; what is typed before it is there is lost."""
+        deadline = time.monotonic() + 30
+        while True:
+            self.write(b"\r")
+            try:
+                self.read(0.1)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+                continue
+            self.drain()
+            return
+
+    def start_flood(self, size: int, count: int) -> bytes:
+        """Tell the guest of fake.py to flood; returns the first of it."""
+        self.write(b"flood %d %d\r" % (size, count))
+        seen = b""
+        while b"\r" not in seen:
+            seen += self.read(10)
+        return seen.partition(b"\r")[2] or self.read(10)
+
+
+class Way(Protocol):
+    def open(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of this machine; ``telnet``: the options are settled first."""
+
+    number: int
+    telnet: bool = False
+
+    def open(self) -> int:
+        """Connect, however long the program takes to listen."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                client = socket.create_connection(("127.0.0.1", self.number))
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                continue
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.telnet:
+                _settle(client)
+            return client.detach()
+
+
+@dataclass(frozen=True)
+class Pty:
+    path: str
+
+    def open(self) -> int:
+        fd = os.open(self.path, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(fd)
+        return fd
+
+
+@contextmanager
+def attached(way: Way) -> Iterator[Attached]:
+    fd = way.open()
+    try:
+        yield Attached(fd)
+    finally:
+        os.close(fd)
+
+
+def check(data: bytes, at: int) -> None:
+    """``data`` is the flood's from its byte ``at`` on, or AssertionError."""
+    start = at % PERIOD
+    if data != _EXPECTED[start : start + len(data)]:
+        wrong = next(i for i, byte in enumerate(data) if byte != (at + i) % PERIOD)
+        raise AssertionError(f"byte {at + wrong} is {data[wrong : wrong + 20]!r}")
+
+
+_IAC, _DO, _DONT, _WILL, _WONT, _BINARY = 255, 253, 254, 251, 252, 0
+
+
+def _settle(client: socket.socket) -> None:
+    """Agree to binary both ways, to what the server does, and to nothing else (RFC 854, 856)."""
+    client.sendall(bytes([_IAC, _DO, _BINARY, _IAC, _WILL, _BINARY]))
+    client.settimeout(0.5)
+    said = b""
+    try:
+        while more := client.recv(4096):
+            said += more
+    except TimeoutError:
+        pass
+    answers = {_WILL: _DO, _DO: _WONT}
+    for i in range(len(said) - 2):
+        if said[i] == _IAC and said[i + 1] in answers and said[i + 2] != _BINARY:
+            client.sendall(bytes([_IAC, answers[said[i + 1]], said[i + 2]]))
+    client.settimeout(None)
