@@ -85,12 +85,14 @@ class Wire:
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         """Take ``data`` from the network; return (payload, bytes to send back)."""
         self.answered = True
-        self._tail += data
         if not self.open:
+            self._tail += data
             self._receive_head()
-        if not self.open or self.end or len(self._tail) < self._wanted:
+            data = b""
+        if not self.open or self.end or len(self._tail) + len(data) < self._wanted:
+            self._tail += data
             return b"", b""
-        buffer = bytes(self._tail)
+        buffer = bytes(self._tail) + data if self._tail else data
         payload: list[bytes] = []
         reply = b""
         at = 0
@@ -102,7 +104,7 @@ class Wire:
                 break
             reply += self._receive_odd(buffer[at : at + self._wanted], payload)
             at += self._wanted
-        del self._tail[:at]
+        self._tail[:] = buffer[at:]
         return b"".join(payload), reply
 
     def receive_eof(self) -> None:
@@ -188,18 +190,23 @@ def peel(buffer: bytes, at: int, payload: list[bytes]) -> int:
     A frame is plain if it is whole, final, binary and unmasked.  Costs a few slices per
     run of equally long small frames, one slice for each larger frame.
     """
-    while at + 2 <= len(buffer) and buffer[at] == _PLAIN:
+    end = len(buffer)
+    while at + 2 <= end and buffer[at] == _PLAIN:
         length = buffer[at + 1]
-        size = frame_size(buffer, at)
-        if length > 126 or size > len(buffer) - at:
-            break  # masked, beyond 64 KiB, or not all here
-        if length == 126:
-            payload.append(buffer[at + 4 : at + size])
-            at += size
-        else:
+        if length < 126 and at + 2 + length <= end:
+            size = 2 + length
             count = _run(buffer, at, size)
             payload.append(_strip(buffer, at, size, count))
             at += count * size
+        elif length == 126 and at + 4 <= end:
+            start = at + 4
+            stop = start + (buffer[at + 2] << 8 | buffer[at + 3])
+            if stop > end:
+                break
+            payload.append(buffer[start:stop])
+            at = stop
+        else:
+            break  # masked, beyond 64 KiB, or not all here
     return at
 
 
