@@ -24,6 +24,7 @@ class Scrollback:
         self.capacity = capacity
         self.end = 0
         """Position of the next byte: the count of all bytes ever appended."""
+        self._newest = b""  # what was appended last, as it came
 
     @property
     def start(self) -> int:
@@ -33,6 +34,7 @@ class Scrollback:
     def append(self, data: bytes) -> None:
         """Add ``data`` of any length; the oldest bytes make room."""
         end = self.end + len(data)
+        self._newest = data
         data = data[-self.capacity :]
         at = (end - len(data)) % self.capacity
         head = self.capacity - at
@@ -49,6 +51,9 @@ class Scrollback:
         May return fewer than are there (at the ring's seam), none only at the end.
         """
         assert self.start <= position <= self.end, "the reader was overtaken: catch_up() first"
+        newest = self._newest
+        if position == self.end - len(newest) and len(newest) <= limit:
+            return newest  # to all readers that have kept up, without a copy
         at = position % self.capacity
         return self._ring[at : min(at + min(limit, self.end - position), self.capacity)]
 
