@@ -31,6 +31,9 @@ from bridge.websocket import End, Retry, Wire
 
 READ_SIZE = 64 * 1024
 
+# Where more is there than one read takes, so many reads go by without a look at others.
+STRAIGHT = 4
+
 # How long a server may be silent until it is looked at, and how often from then on.
 FIRST_LOOK = 0.25
 NEXT_LOOK = 1.0
@@ -222,6 +225,7 @@ class _Connection:
         self._not_all_sent = trio.Event()
         self._last_sent = -math.inf  # input for the guest
         self.frames_sent = 0
+        self._full_reads = 0  # in a row
 
     @property
     def clear(self) -> bool:
@@ -263,14 +267,17 @@ class _Connection:
 
     async def receive(self) -> bytes:
         """Wait for bytes, return the payload in them; may set ``wire.end``."""
-        await trio.lowlevel.wait_readable(self._socket)
+        if self._full_reads % STRAIGHT == 0:
+            await trio.lowlevel.wait_readable(self._socket)
         try:
             data = os.read(self._socket.fileno(), READ_SIZE)
         except BlockingIOError:
+            self._full_reads = 0
             return b""
         except OSError as error:
             self.wire.end = End(f"connection lost: {os.strerror(error.errno or 0).lower()}")
             return b""
+        self._full_reads = self._full_reads + 1 if len(data) == READ_SIZE else 0
         quick_ack(self._socket)
         if not data:
             self.wire.receive_eof()
