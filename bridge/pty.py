@@ -117,12 +117,14 @@ class Pty:
         return None
 
     def write(self, data: bytes) -> int:
+        events = self._poll()
         # The kernel would keep some of it for the next client, and then be full; and a
         # master that is hung up polls as writable for ever.
-        if self.hung_up():
+        if events & select.POLLHUP:
             raise OSError(errno.EIO, "nobody has the PTY open")
         # The control byte that tells of an ECHO switched on may be unread yet.
-        self._make_raw()
+        if events & select.POLLPRI:
+            self._make_raw()
         return os.write(self.fd, data)
 
     def gone(self) -> bool:
