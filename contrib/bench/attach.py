@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import socket
 import time
 import tty
@@ -10,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from fake import PATTERN, PERIOD
+from fake import END, PATTERN, PERIOD
 
 READ = 256 * 1024
+LIMIT = 60.0
 _EXPECTED = PATTERN * (READ // PERIOD + 2)
 
 
@@ -56,13 +58,43 @@ class Attached:
             self.drain()
             return
 
-    def start_flood(self, size: int, count: int) -> bytes:
-        """Tell the guest of fake.py to flood; returns the first of it."""
+    def flood(self, size: int, count: int) -> "Flood":
+        """Let the guest of fake.py print, and read it all; TimeoutError after LIMIT seconds."""
         self.write(b"flood %d %d\r" % (size, count))
         seen = b""
-        while b"\r" not in seen:
-            seen += self.read(10)
-        return seen.partition(b"\r")[2] or self.read(10)
+        with alarm(LIMIT):
+            while b"\r" not in seen:
+                seen += self.read()
+            flood = Flood(seen.partition(b"\r")[2] or self.read())
+            while not flood.ended:
+                flood.receive(self.read())
+        flood.missing = count - flood.received
+        return flood
+
+
+class Flood:
+    """What arrives of a flood, compared with the pattern at C speed; and since when."""
+
+    def __init__(self, first: bytes) -> None:
+        self.begin = time.perf_counter()
+        self.received = 0
+        self.gaps = 0
+        self.missing = 0
+        self.ended = False
+        self._phase = 0  # the byte that should be next
+        self.receive(first)
+
+    def receive(self, data: bytes) -> None:
+        if data.endswith(END):
+            self.ended, self.seconds = True, time.perf_counter() - self.begin
+            data = data[:-1]
+        self.received += len(data)
+        while data != (expected := _EXPECTED[self._phase : self._phase + len(data)]):
+            # Some are missing; what follows them begins another run.
+            good = next(i for i, byte in enumerate(data) if byte != expected[i])
+            self.gaps += 1
+            data, self._phase = data[good:], data[good]
+        self._phase = (self._phase + len(data)) % PERIOD
 
 
 class Way(Protocol):
@@ -112,12 +144,20 @@ def attached(way: Way) -> Iterator[Attached]:
         os.close(fd)
 
 
-def check(data: bytes, at: int) -> None:
-    """``data`` is the flood's from its byte ``at`` on, or AssertionError."""
-    start = at % PERIOD
-    if data != _EXPECTED[start : start + len(data)]:
-        wrong = next(i for i, byte in enumerate(data) if byte != (at + i) % PERIOD)
-        raise AssertionError(f"byte {at + wrong} is {data[wrong : wrong + 20]!r}")
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """TimeoutError within the context after so long; no select per read, which costs."""
+
+    def ring(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 _IAC, _DO, _DONT, _WILL, _WONT, _BINARY = 255, 253, 254, 251, 252, 0

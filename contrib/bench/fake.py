@@ -6,7 +6,8 @@
 The guest echoes each byte in a frame of its own, as QEMU's UART sends it (82 01, the byte),
 and obeys one command, a line that ends with CR:
 
-    flood SIZE COUNT            prints COUNT bytes in frames of SIZE; byte n is n modulo 251
+    flood SIZE COUNT            prints COUNT bytes in frames of SIZE, byte n being n modulo
+                                251, and then a byte of 254
 
 Faster than every client: the frames are made beforehand and sent with blocking calls of a
 megabyte each.  ``tests/test_bench.py`` compares the echo's frames with the real QEMU's.
@@ -23,6 +24,7 @@ import threading
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 PERIOD = 251  # a prime: lost bytes shift the pattern; and 255, telnet's IAC, is not in it
 PATTERN = bytes(range(PERIOD))
+END = b"\xfe"
 BLOCK = 1 << 20  # bytes of payload made beforehand, about
 
 
@@ -46,6 +48,7 @@ def flood(client: socket.socket, size: int, count: int) -> None:
     if rest % size:
         start = rest // size * size
         client.sendall(frame(text[start : start + rest % size]))
+    client.sendall(frame(END))
 
 
 def handshake(client: socket.socket) -> None:

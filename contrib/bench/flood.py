@@ -6,11 +6,10 @@ about a second.
 """
 
 import statistics
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from attach import Attached, attached, check
+from attach import Attached, attached
 from clients import Client, Running, clients
 from processes import cpu_seconds, fake
 from table import Cell, Headline, Report, Table, ratio
@@ -27,6 +26,7 @@ class Runner:
     running: Running
     console: Attached
     count: int = PROBE
+    missing: int = 0
     speeds: list[float] = field(default_factory=list)
     efficiencies: list[float] = field(default_factory=list)
 
@@ -37,37 +37,33 @@ class Runner:
 
     def turn(self, size: int) -> None:
         before = cpu_seconds(self.running.pid)
-        speed = transfer(self.console, size, self.count)
-        self.speeds.append(speed)
+        flood = self.console.flood(size, self.count)
+        self.missing += flood.missing
+        self.speeds.append(flood.received / 1e6 / flood.seconds)
         self.efficiencies.append(self.count / 1e6 / (cpu_seconds(self.running.pid) - before))
 
     def calibrate(self, size: int, seconds: float) -> None:
         """Find how many bytes take about ``seconds``."""
         self.count = PROBE
-        while (speed := transfer(self.console, size, self.count)) * 0.15 > self.count / 1e6:
+        while (took := self.console.flood(size, self.count).seconds) < 0.15:
             self.count *= 4
-        self.count = max(PROBE, int(speed * 1e6 * seconds))
-
-
-def transfer(console: Attached, size: int, count: int) -> float:
-    """Receive a flood of ``count`` bytes, each as expected; return MB/s."""
-    data = console.start_flood(size, count)
-    begin = time.perf_counter()
-    at = 0
-    while True:
-        check(data, at)
-        at += len(data)
-        if at >= count:
-            break
-        data = console.read(30)
-    return count / 1e6 / (time.perf_counter() - begin)
+        self.count = max(PROBE, int(self.count / took * seconds))
 
 
 def run(rounds: int, seconds: float) -> Report:
     table = Table(
         "Output",
         f"{rounds} rounds of about {seconds:g} s; medians. Every byte was compared.",
-        ["frames of", "to", "client", "MB/s", "ratio", "MB per CPU second", "ratio"],
+        [
+            "frames of",
+            "to",
+            "client",
+            "MB/s",
+            "ratio",
+            "MB per CPU second",
+            "ratio",
+            "missing bytes",
+        ],
     )
     report = Report([table])
     for size in SIZES:
@@ -98,7 +94,7 @@ def add_rows(table: Table, size: int, runners: list[Runner]) -> None:
     for runner in runners:
         speed, efficiency = runner.medians
         row: list[Cell] = [f"{size}", runner.client.kind, runner.client.name, speed, None]
-        row += [efficiency, None]
+        row += [efficiency, None, f"{runner.missing}"]
         if ours is not None and not runner.client.ours:
             row[4], row[6] = ratio(ours[0], speed), ratio(ours[1], efficiency)
         table.rows.append(row)
