@@ -5,7 +5,8 @@ The architecture is the list of modules.  A module imports only from levels belo
 
 level  modules                        what they are
 0      errors printable codec         what can go wrong; text made safe to print; the face of
-                                      what stands between a client and the bytes
+       handover                       what stands between a client and the bytes; what one
+                                      process leaves to the next
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
        telnet replay states manners   of input, the shape of a client's first read, telnet,
        guest                          what a newcomer is shown and told, the demo's machine

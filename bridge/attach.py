@@ -14,14 +14,15 @@ import itertools
 import os
 import select
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, Self
 
 import trio
 
 from bridge.codec import Codec, Signal
 from bridge.console import Console, InputQueue
-from bridge.manners import Manners
+from bridge.handover import Bag, Ending, Record
+from bridge.manners import Kind, Manners
 from bridge.replay import replay, unfinished
 from bridge.states import State, sentence
 
@@ -82,13 +83,18 @@ class Attachment:
         """When input last came (seconds since the epoch)."""
         self.position = console.scrollback.end
         self._console = console
-        self._channel = channel
+        self.channel = channel
         self._codec = codec
         self._queue = InputQueue()
+        self._queue.owned = True
+        self._input_ended = False
+        self.over = False
+        """The client is gone."""
         self._extra = codec.greeting() if codec is not None else b""
         self._line_start: int | None = self.position  # where the cursor stands at one for sure
         self._told = console.marked
-        self._held = self._blocked = held
+        self.held = self._blocked = held
+        self._resumed = False
         self._wait_to_write = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -98,12 +104,65 @@ class Attachment:
         Raises RejectedError if the first read gave a reason to.
         """
         self._console.attach(self)
+        await self._serve()
+
+    def state(self, bag: Bag) -> Record:
+        """All that the next process needs to go on, but for the descriptor."""
+        return {
+            "number": self.number,
+            "kind": self.manners.kind.value,
+            "replay": self.manners.replay,
+            "notices": self.manners.notices,
+            "writable": self.manners.writable,
+            "peer": self.peer,
+            "since": self.since,
+            "typed_at": self.typed_at,
+            "position": self.position,
+            "line_start": self._line_start,
+            "told": self._told,
+            "held": self.held,
+            "input_ended": self._input_ended,
+            "extra": bag.put_bytes(self._extra),
+            "typed": bag.put_bytes(self._queue.peek()),
+        }
+
+    @classmethod
+    def restore(
+        cls,
+        console: Console,
+        channel: Channel,
+        record: Record,
+        bag: Bag,
+        codec: Codec | None = None,
+    ) -> Self:
+        """Go on from ``state``; ``run`` then serves on, without a word to the client."""
+        manners = Manners(
+            Kind(record["kind"]), record["replay"], record["notices"], record["writable"]
+        )
+        self = cls(console, channel, manners, peer=record["peer"], held=record["held"])
+        self.number = record["number"]
+        self._codec = codec
+        self.since, self.typed_at = record["since"], record["typed_at"]
+        self.position, self._line_start = record["position"], record["line_start"]
+        self._told, self._input_ended = record["told"], record["input_ended"]
+        self._extra = bag.take_bytes(record["extra"])
+        self._resumed = True
+        console.offer(self._queue, bag.take_bytes(record["typed"]))
+        return self
+
+    def codec_state(self) -> Mapping[str, object] | None:
+        """What the codec's ``restore`` takes; None without a codec."""
+        return self._codec.state() if self._codec is not None else None
+
+    async def _serve(self) -> None:
         rejected = None
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write_when_writable)
-                    if not self._held:
+                    if self._resumed:
+                        self.push()
+                    elif not self.held:
                         self.begin()
                     try:
                         await self._read_input()
@@ -111,8 +170,12 @@ class Attachment:
                     except RejectedError as reason:
                         rejected = reason  # past the nursery, which would wrap it in a group
                     nursery.cancel_scope.cancel()
+            self.over = True
         finally:
-            self._console.detach(self)
+            if self.over or self._console.ending is Ending.LEAVE:
+                self.over = True
+                self._queue.owned = False
+                self._console.detach(self)
         if rejected is not None:
             raise rejected
 
@@ -132,12 +195,12 @@ class Attachment:
         self._told = console.marked
         if console.state is not State.ONLINE:
             self._say(sentence(console.name, console.url, console.state, console.reason))
-        self._held = self._blocked = False
+        self.held = self._blocked = False
         self.push()
 
     def hold(self) -> None:
         """Write nothing until ``begin``: the client is gone, another may come."""
-        self._held = self._blocked = True
+        self.held = self._blocked = True
         self._extra = b""
 
     def skip_to_present(self) -> None:
@@ -184,14 +247,14 @@ class Attachment:
             self._owe(data)
             self._console.progressed()
             return
-        written = self._channel.write(data)
+        written = self.channel.write(data)
         self.position += written
         self._console.progressed()
         if written < len(data):
             raise BlockingIOError
 
     def _write_extra(self) -> None:
-        written = self._channel.write(self._extra)
+        written = self.channel.write(self._extra)
         self._extra = self._extra[written:]
         if self._extra:
             raise BlockingIOError
@@ -223,8 +286,8 @@ class Attachment:
         while True:
             await self._wait_to_write.wait()
             self._wait_to_write = trio.Event()
-            await trio.lowlevel.wait_writable(self._channel.fd)
-            if not self._held:
+            await trio.lowlevel.wait_writable(self.channel.fd)
+            if not self.held:
                 self._blocked = False
                 self.push()
 
@@ -232,20 +295,18 @@ class Attachment:
 
     async def _read_input(self) -> None:
         """Read until the end of input.  An OSError then means the client is gone."""
-        while True:
+        while not self._input_ended:
             await self._console.wait_room(self._queue)
-            await trio.lowlevel.wait_readable(self._channel.fd)
+            await trio.lowlevel.wait_readable(self.channel.fd)
             try:
-                data = self._channel.read(self._queue.room)
+                data = self.channel.read(self._queue.room)
             except BlockingIOError:
                 continue
             except OSError:
                 self._scope.cancel()
                 return
-            if data == b"":
-                return
-            if data is not None and not self._take(data):
-                return
+            if data == b"" or (data is not None and not self._take(data)):
+                self._input_ended = True
 
     def _take(self, data: bytes) -> bool:
         """Pass on what was read; False at the end of input."""
@@ -280,14 +341,14 @@ class Attachment:
         What tells is POLLHUP or POLLERR, which no poll can be asked not to report; so an
         epoll that asks for nothing else becomes readable exactly then.
         """
-        if self._channel.gone():
+        if self.channel.gone():
             return
         try:
             epoll = select.epoll(1)
         except OSError:  # out of descriptors: this client has said all it had to say
             return
         with epoll:
-            epoll.register(self._channel.fd, 0)
+            epoll.register(self.channel.fd, 0)
             await trio.lowlevel.wait_readable(epoll.fileno())
 
 
@@ -296,19 +357,20 @@ class FdChannel:
 
     def __init__(
         self,
-        fd: int,
+        client: trio.socket.SocketType,
         *,
         inspect: Callable[[bytes], None] | None = None,
         gone: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.fd = fd
+        self.client = client
+        self.fd = client.fileno()
         self.gone = gone
-        self._inspect = inspect
+        self.inspect = inspect
 
     def read(self, limit: int) -> bytes | None:
         data = os.read(self.fd, limit)
-        if self._inspect is not None and data:
-            inspect, self._inspect = self._inspect, None
+        if self.inspect is not None and data:
+            inspect, self.inspect = self.inspect, None
             inspect(data)
         return data
 

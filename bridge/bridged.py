@@ -7,7 +7,7 @@ leaves the others, and whoever is attached to them, alone.
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -16,8 +16,16 @@ import trio
 
 from bridge.config import ConsoleSettings
 from bridge.console import Console
-from bridge.endpoints import LOOPBACK, SocketEndpoint, listen_tcp, listen_unix
+from bridge.endpoints import (
+    LOOPBACK,
+    SocketEndpoint,
+    Speech,
+    adopt_listener,
+    listen_tcp,
+    listen_unix,
+)
 from bridge.errors import StartError
+from bridge.handover import Bag, Record
 from bridge.listeners import Listeners
 from bridge.manners import Kind, Manners
 from bridge.pacing import Pacer
@@ -55,18 +63,31 @@ class Place:
     unix: str | None
 
 
-class Endpoint(Protocol):
+class Way(Protocol):
+    """A way in or out of a console."""
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+
+    def state(self, bag: Bag) -> Record | None:
+        """What the next process needs to go on; None if it is to begin anew."""
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        """Go on from ``state``; before ``run``."""
+
+
+class Endpoint(Way, Protocol):
     """A way in."""
 
     manners: Manners
     """Of those who attach from now on."""
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """Where it is reached."""
 
-    async def run(self, console: Console) -> None: ...
-
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Unbind it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +95,7 @@ class _Part:
     """``spec`` is all that it was made from: another one asks for another part."""
 
     spec: object
-    run: Callable[[], Awaitable[None]]
+    way: Way
     endpoint: Endpoint | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -95,11 +116,20 @@ class _Plan:
 
 
 class BridgedConsole:
-    """See the module.  Bound when made, which may raise StartError; ``run``, then ``close``."""
+    """See the module.  Bound when made, which may raise StartError; ``run``, then ``close``.
 
-    def __init__(self, settings: ConsoleSettings, common: Common) -> None:
+    ``left`` is what another process has left of this console: its ``state`` and the bag.
+    """
+
+    def __init__(
+        self,
+        settings: ConsoleSettings,
+        common: Common,
+        left: tuple[Record, Bag] | None = None,
+    ) -> None:
         self.settings = settings
         self._common = common
+        self._left = left
         self._warn = partial(_warn, settings.name)
         self.console = Console(
             settings.name,
@@ -111,6 +141,8 @@ class BridgedConsole:
         )
         self._parts: dict[str, _Part] = {}
         self._nursery: trio.Nursery | None = None
+        if left is not None:
+            self.console.restore(left[0]["console"], left[1])
         try:
             self._bind()
         except BaseException:
@@ -122,8 +154,21 @@ class BridgedConsole:
             part.close()
         self._parts.clear()
 
+    def state(self, bag: Bag) -> Record:
+        """What the next process needs to go on; after the tasks have ended by HAND_OVER."""
+        return {
+            "console": self.console.state_record(bag),
+            "parts": {name: part.way.state(bag) for name, part in self._parts.items()},
+        }
+
+    def _left_of(self, name: str) -> tuple[Record, Bag] | None:
+        """What another process has left of the part called ``name``."""
+        if self._left is None or self._left[0]["parts"].get(name) is None:
+            return None
+        return self._left[0]["parts"][name], self._left[1]
+
     async def run(self) -> None:
-        """Serve until cancelled; QEMU is left properly."""
+        """Serve until cancelled; QEMU is left properly, unless all is handed over."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.console.run)
@@ -176,7 +221,7 @@ class BridgedConsole:
         ):
             if port is not None:
                 manners = s.manners(kind, writable=name != "raw_readonly")
-                yield _Plan(name, port, partial(self._make_tcp, port, manners), manners)
+                yield _Plan(name, port, partial(self._make_tcp, name, port, manners), manners)
         if s.unix:
             manners = s.manners(Kind.UNIX)
             yield _Plan("unix", True, partial(self._make_unix, manners), manners)
@@ -185,43 +230,61 @@ class BridgedConsole:
                 writable = name == "pty"
                 link = s.name if writable else f"{s.name}.ro"
                 manners = s.manners(Kind.PTY, writable=writable)
-                yield _Plan(name, True, partial(self._make_pty, link, manners), manners)
+                yield _Plan(name, True, partial(self._make_pty, name, link, manners), manners)
 
     def _make_upstream(self, settings: ConsoleSettings) -> _Part:
         self.console.pacer = Pacer(settings.input)
         upstream = Upstream(self.console, settings.url, self._common.listeners, self._warn)
-        return _Part((settings.url, settings.input), upstream.run)
+        if left := self._left_of("upstream"):
+            upstream.restore(*left)
+        return _Part((settings.url, settings.input), upstream)
 
-    def _make_tcp(self, port: int, manners: Manners) -> _Part:
+    def _make_tcp(self, name: str, port: int, manners: Manners) -> _Part:
+        left = self._left_of(name)
         try:
-            listener = listen_tcp(port)
+            listener = adopt_listener(left) if left is not None else listen_tcp(port)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             why = "is in use by another program" if taken else f"cannot be used: {error.strerror}"
             raise StartError(f"{self.settings.name}: port {LOOPBACK}:{port} {why}") from error
-        codec = Telnet.server if manners.kind is Kind.TELNET else None
+        speech = Speech(Telnet.server, Telnet.restore) if manners.kind is Kind.TELNET else None
         address = "{}:{}".format(*listener.getsockname())
-        return self._part(port, SocketEndpoint(listener, address, manners, self._warn, codec))
+        return self._part(
+            name, port, SocketEndpoint(self.console, listener, address, manners, self._warn, speech)
+        )
 
     def _make_unix(self, manners: Manners) -> _Part:
         try:
+            left = self._left_of("unix")
             path = self._common.runtime.unix_path(self.settings.name)
-            listener = listen_unix(path)
+            listener = adopt_listener(left) if left is not None else listen_unix(path)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StartError(f"{self.settings.name}: no Unix socket: {reason}") from error
-        return self._part(True, SocketEndpoint(listener, path, manners, self._warn))
+        return self._part(
+            "unix", True, SocketEndpoint(self.console, listener, path, manners, self._warn)
+        )
 
-    def _make_pty(self, link: str, manners: Manners) -> _Part:
-        common = self._common
+    def _make_pty(self, name: str, link: str, manners: Manners) -> _Part:
+        common, left = self._common, self._left_of(name)
+        master = left[1].take(left[0]["master"]) if left is not None else None
         try:
-            pty = PtyEndpoint(common.presence, common.runtime.link(link), manners, self._warn)
+            pty = PtyEndpoint(
+                self.console,
+                common.presence,
+                common.runtime.link(link),
+                manners,
+                self._warn,
+                master,
+            )
         except OSError as error:
             raise StartError(f"{self.settings.name}: no PTY: {error.strerror}") from error
-        return self._part(True, pty)
+        return self._part(name, True, pty)
 
-    def _part(self, spec: object, endpoint: Endpoint) -> _Part:
-        return _Part(spec, partial(endpoint.run, self.console), endpoint)
+    def _part(self, name: str, spec: object, endpoint: Endpoint) -> _Part:
+        if left := self._left_of(name):
+            endpoint.restore(*left)
+        return _Part(spec, endpoint, endpoint)
 
     def address(self, name: str) -> str | None:
         """Where the endpoint called ``name`` is; None if there is none."""
@@ -249,7 +312,7 @@ class BridgedConsole:
 async def _run(part: _Part) -> None:
     try:
         with part.scope:
-            await part.run()
+            await part.way.run()
     finally:
         part.ended.set()
 

@@ -35,6 +35,11 @@ def add_to(commands: "Subparsers") -> None:
     remove.set_defaults(command=_remove)
 
     reload = commands.add_parser("reload", help="read the configuration file again")
+    reload.add_argument(
+        "--exec",
+        action="store_true",
+        help="start the service's program anew, after an update; all who are attached stay",
+    )
     reload.set_defaults(command=_reload)
 
     for parser in (send, brk, add, remove, reload):
@@ -79,6 +84,9 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
+        if arguments.exec:
+            client.ask("exec")
+            return _wait_new(arguments)
         done = client.ask("reload")
     for what in ("added", "removed", "changed"):
         for name in done[what]:
@@ -86,3 +94,11 @@ def _reload(arguments: argparse.Namespace) -> int:
     for error in done["errors"]:
         print(f"failed {error}")
     return 1 if done["errors"] else 0
+
+
+def _wait_new(arguments: argparse.Namespace) -> int:
+    """The new program answers on the same socket, as soon as it can."""
+    with _client(arguments) as client:
+        service = client.ask("status")["service"]
+    print(f"ttybridge {service['version']}, pid {service['pid']}")
+    return 0

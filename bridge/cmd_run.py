@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bridge.command import Subparsers
     from bridge.config import ConsoleSettings
     from bridge.demo import ConsoleServer
+    from bridge.handover import Bag, Record
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
@@ -93,36 +94,52 @@ def _serve(
     """Bridge ``consoles`` until stopped; a built-in ``server`` outlives them."""
     import trio
 
+    from bridge import handover
     from bridge.control import Control
     from bridge.service import open_service
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     directory = command.directory(arguments)
+    left = handover.inherit()
     with (
-        open_service(consoles, directory, filed=filed, reread=reread) as service,
-        closing(Control(service)) as control,
+        open_service(
+            consoles, directory, filed=filed, reread=reread, left=_part(left, "service")
+        ) as service,
+        closing(Control(service, _part(left, "control"))) as control,
     ):
-
-        def ready() -> None:
-            show = _print_json if arguments.json else _print_table
-            try:
-                show(service.places)
-                if sys.stdout is not None:  # None: closed by whoever started us
-                    sys.stdout.flush()
-            except OSError as error:  # the consoles are served all the same
-                logging.getLogger("ttybridge").warning("standard output: %s", error.strerror)
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if left is not None:
+            left[1].leave()  # what nobody took
+        if server is not None:
+            service.tied = "the built-in console lives in this process"
 
         async def run() -> None:
             async with trio.open_nursery() as nursery:
                 if server is not None:
                     nursery.start_soon(server.run)
                 nursery.start_soon(control.run)
-                await service.run(ready)
+                await service.run(lambda: None if left else _announce(service.places, arguments))
                 nursery.cancel_scope.cancel()
 
         trio.run(run)
+        if service.ending is handover.Ending.HAND_OVER:
+            bag = handover.Bag()
+            bag.become({"service": service.state(bag), "control": control.state(bag)})
     return 0
+
+
+def _part(left: "tuple[Record, Bag] | None", name: str) -> "tuple[Record, Bag] | None":
+    return (left[0][name], left[1]) if left is not None else None
+
+
+def _announce(places: "list[Place]", arguments: argparse.Namespace) -> None:
+    show = _print_json if arguments.json else _print_table
+    try:
+        show(places)
+        if sys.stdout is not None:  # None: closed by whoever started us
+            sys.stdout.flush()
+    except OSError as error:  # the consoles are served all the same
+        logging.getLogger("ttybridge").warning("standard output: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_json(places: "list[Place]") -> None:

@@ -1,7 +1,7 @@
 """What may stand between the guest's bytes and a client's: the face of telnet and websocket."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -14,6 +14,9 @@ class Signal(enum.Enum):
 
 class Codec(Protocol):
     """One client's protocol state.  No I/O, and no input makes it raise."""
+
+    def state(self) -> Mapping[str, object]:
+        """All that another process needs to go on, as JSON can hold it."""
 
     def greeting(self) -> bytes:
         """What is sent before anything else."""

@@ -7,7 +7,7 @@ KEYS is the one table of what a console may be told: how a value is read, what i
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class ConsoleSettings:
     notices: bool | None = None
     """The same for notices."""
     input: Input = Input.AUTO
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The table of TOML that says all of this, but for ports of the command line."""
 
     def manners(self, kind: Kind, *, writable: bool = True) -> Manners:
         """How those are treated who attach by an endpoint of ``kind``."""
@@ -149,7 +151,8 @@ def console(name: str, table: object) -> ConsoleSettings:
     own = _table(table, "settings", in_defaults=False)
     if "url" not in own:
         raise ConfigError(f"settings.url: missing; allowed: {ALLOWED_URL}")
-    return ConsoleSettings(name=_name(name), **own)
+    assert isinstance(table, dict)
+    return ConsoleSettings(name=_name(name), **own, source=table)
 
 
 def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
@@ -160,9 +163,8 @@ def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
         named = equals and "://" not in name
         try:
             address = UpstreamUrl.parse(url if named else word)
-            consoles.append(
-                ConsoleSettings(_name(name if named else address.default_name), address)
-            )
+            own_name = _name(name if named else address.default_name)
+            consoles.append(ConsoleSettings(own_name, address, source={"url": str(address)}))
         except BridgeError as error:
             raise UsageError(f"console {error}") from None
     return consoles
@@ -226,7 +228,10 @@ def _document(document: dict[str, Any]) -> list[ConsoleSettings]:
         own = _table(table, where, in_defaults=False)
         if "url" not in own:
             raise ConfigError(f"{where}.url: missing; allowed: {ALLOWED_URL}")
-        consoles.append(ConsoleSettings(name=_name(name, "consoles."), **(defaults | own)))
+        source = document.get("defaults", {}) | table
+        consoles.append(
+            ConsoleSettings(name=_name(name, "consoles."), **(defaults | own), source=source)
+        )
     check_unique(consoles)
     return consoles
 

@@ -15,11 +15,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import trio
 
+from bridge.handover import Bag, Ending, Record
 from bridge.pacing import Pacer
 from bridge.scrollback import Scrollback
 from bridge.states import State
@@ -76,6 +77,8 @@ class InputQueue:
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self.owned = False
+        """Somebody is attached who may add to it, and who hands it over."""
         self.dropped = 0
         """Bytes that will never be sent: the guest went away first."""
 
@@ -89,6 +92,9 @@ class InputQueue:
 
     def put(self, data: bytes) -> None:
         self._data += data
+
+    def peek(self) -> bytes:
+        return bytes(self._data)
 
     def take(self, count: int) -> bytes:
         taken = bytes(self._data[:count])
@@ -136,6 +142,7 @@ class Console:
         self.counts = Counts()
         self.readers: list[Reader] = []
         """All who follow the output; the first to come is the first to be pushed to."""
+        self.ending = Ending.LEAVE
         self._on_state = on_state
         self.send_break = on_break
         """Have the guest see a BREAK, if there is a way to it; never blocks."""
@@ -149,7 +156,50 @@ class Console:
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._positions: dict[Reader, int] = {}
+        self._typed_before: list[bytes] = []  # in another process, by those who had left
         self._progress = trio.Event()
+
+    # Handing over.
+
+    def state_record(self, bag: Bag) -> Record:
+        """All that the next process needs to go on; the attachments have records of their own."""
+        ring = self.scrollback
+        # What those have typed who have left, in the order of their turns.
+        orphans = [q for q in self._queues if not q.owned]
+        return {
+            "end": ring.end,
+            "past": bag.put_bytes(ring.before(ring.end, ring.capacity)),
+            "state": self.state.name,
+            "reason": self.reason,
+            "since": self.since,
+            "marked": self.marked,
+            "marks": [[m.number, m.position, m.state.name, m.reason, m.time] for m in self.marks],
+            "counts": asdict(self.counts) | {"seconds": self._named_seconds()},
+            "typed": [bag.put_bytes(q.peek()) for q in orphans],
+        }
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        """Go on from ``state_record``; the upstream tells by ``resume`` if it is connected."""
+        past = bag.take_bytes(record["past"])
+        self.scrollback = Scrollback.resume(self.scrollback.capacity, record["end"], past)
+        self.since, self.marked = record["since"], record["marked"]
+        for number, position, state, reason, at in record["marks"]:
+            self.marks.append(Mark(number, position, State[state], reason, at))
+        counts = dict(record["counts"])
+        seconds = {State[name]: spent for name, spent in counts.pop("seconds").items()}
+        self.counts = Counts(**counts, seconds=seconds)
+        self.state, self.reason = State[record["state"]], record["reason"]
+        self._typed_before = [bag.take_bytes(place) for place in record["typed"]]
+
+    def resume(self, line: Line) -> None:
+        """The connection through ``line`` was handed over with the console."""
+        self._line = line
+        for data in self._typed_before:
+            self.offer(InputQueue(), data)
+        self._typed_before = []
+
+    def _named_seconds(self) -> dict[str, float]:
+        return {state.name: spent for state, spent in self.seconds().items()}
 
     # The upstream's side.
 

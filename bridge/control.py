@@ -19,8 +19,19 @@ import trio
 from bridge import config
 from bridge.attach import Attachment, FdChannel
 from bridge.bridged import BridgedConsole
-from bridge.endpoints import listen_unix, peer_name, prepare, refusal
+from bridge.endpoints import (
+    Session,
+    accept_forever,
+    adopt_listener,
+    adopt_socket,
+    listen_unix,
+    peer_name,
+    prepare,
+    refusal,
+    session_state,
+)
 from bridge.errors import BridgeError, StartError, UsageError
+from bridge.handover import Bag, Record
 from bridge.manners import Kind, Manners
 from bridge.printable import printable
 from bridge.service import Service
@@ -39,14 +50,15 @@ Answer = dict[str, Any]
 class Control:
     """Bound when made, which may raise StartError; answers in ``run``."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, left: tuple[Record, Bag] | None = None) -> None:
         self._service = service
         path = service.runtime.control
         try:
-            self._listener = listen_unix(path)
+            self._listener = adopt_listener(left) if left is not None else listen_unix(path)
         except OSError as error:
             raise StartError(f"control socket {path}: {error.strerror or error}") from error
         self._listener.setblocking(False)
+        self._sessions: dict[str, list[Session]] = {}  # by the console's name
         self._verbs: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status,
             "send": self._send,
@@ -54,37 +66,78 @@ class Control:
             "add": self._add,
             "remove": self._remove,
             "reload": self._reload,
+            "exec": self._exec,
         }
+        if left is not None:
+            self._restore(*left)
 
     def close(self) -> None:
         self._service.runtime.remove_control()
         self._listener.close()
 
-    async def run(self) -> None:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
-        await trio.serve_listeners(self._serve, [listener])
+    def state(self, bag: Bag) -> Record:
+        return {
+            "listener": bag.put(self._listener.fileno()),
+            "sessions": {
+                name: [session_state(session, bag) for session in sessions]
+                for name, sessions in self._sessions.items()
+            },
+        }
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        with stream.socket as client:
+    def _restore(self, record: Record, bag: Bag) -> None:
+        """Take over the clients that were attached by way of another process."""
+        for name, sessions in record["sessions"].items():
+            console = self._service.consoles[name].console
+            for each in sessions:
+                client = adopt_socket(bag.take(each["client"]))
+                attachment = Attachment.restore(console, FdChannel(client), each["attachment"], bag)
+                self._sessions.setdefault(name, []).append(Session(attachment, client))
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for name, sessions in tuple(self._sessions.items()):
+                for session in tuple(sessions):
+                    nursery.start_soon(self._run_session, name, session)
+            await accept_forever(self._listener, self._serve, nursery)
+
+    async def _serve(self, client: trio.socket.SocketType) -> None:
+        attached = None
+        try:
             if why := refusal(client):
                 log.warning("control socket: %s", why)
                 return
-            with suppress(trio.BrokenResourceError, OSError):  # gone: there is nobody to tell
-                await self._converse(stream)
+            with suppress(OSError):  # gone: there is nobody to tell
+                attached = await self._converse(client)
+        finally:
+            if attached is None:
+                client.close()
+        if attached is not None:
+            name, session = attached
+            self._sessions.setdefault(name, []).append(session)
+            await self._run_session(name, session)
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
-        while (line := await _read_line(stream.socket)) is not None:
+    async def _run_session(self, name: str, session: Session) -> None:
+        try:
+            await session.attachment.run()
+        finally:
+            if session.attachment.over:
+                self._sessions[name].remove(session)
+                session.client.close()
+
+    async def _converse(self, client: trio.socket.SocketType) -> tuple[str, Session] | None:
+        """Answer requests until the end, or until one has become an attachment to a console."""
+        while (line := await _read_line(client)) is not None:
             try:
                 request = _parse(line)
                 if request["do"] == "attach":
-                    attachment = self._attachment(request, stream.socket)
-                    await _write_line(stream, {"ok": True})
-                    await attachment.run()
-                    return
+                    attachment = self._attachment(request, client)
+                    await _write_line(client, {"ok": True})
+                    return request["name"], Session(attachment, client)
                 answer = {"ok": True, **await self._verb(request)(request)}
             except BridgeError as error:
                 answer = {"ok": False, "error": str(error), "exit": error.exit_code}
-            await _write_line(stream, answer)
+            await _write_line(client, answer)
+        return None
 
     def _verb(self, request: Request) -> Callable[[Request], Awaitable[Answer]]:
         try:
@@ -111,7 +164,7 @@ class Control:
             writable=not request.get("readonly", False),
         )
         prepare(client)
-        channel = FdChannel(client.fileno())
+        channel = FdChannel(client)
         return Attachment(bridged.console, channel, manners, peer=peer_name(client))
 
     async def _status(self, request: Request) -> Answer:
@@ -159,6 +212,10 @@ class Control:
             "errors": done.errors,
         }
 
+    async def _exec(self, _request: Request) -> Answer:
+        self._service.hand_over()
+        return {}
+
 
 async def _read_line(client: trio.socket.SocketType) -> bytes | None:
     """A whole line without its end; None at the end of the stream.
@@ -178,8 +235,10 @@ async def _read_line(client: trio.socket.SocketType) -> bytes | None:
     return None
 
 
-async def _write_line(stream: trio.SocketStream, answer: Answer) -> None:
-    await stream.send_all(json.dumps(answer).encode() + b"\n")
+async def _write_line(client: trio.socket.SocketType, answer: Answer) -> None:
+    data = memoryview(json.dumps(answer).encode() + b"\n")
+    while data:
+        data = data[await client.send(data) :]
 
 
 def _parse(line: bytes) -> Request:

@@ -5,12 +5,14 @@ Raw and Unix are strictly eight bits, both ways: what a client sends goes to the
 it is.
 """
 
+import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -19,6 +21,7 @@ from bridge.attach import Attachment, FdChannel, RejectedError
 from bridge.codec import Codec
 from bridge.console import Console
 from bridge.guard import looks_like_telnet, looks_like_web
+from bridge.handover import Bag, Record
 from bridge.manners import Kind, Manners
 from bridge.runtime import short_path
 
@@ -27,8 +30,26 @@ LOOPBACK = "127.0.0.1"
 # Per console: each holds kernel buffers, and is written to once per piece of output.
 MAX_ATTACHMENTS = 256
 
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
 # What the kernel keeps for a client that does not read; the default grows to megabytes.
 SEND_BUFFER = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How a kind of endpoint's codecs are made, for a new client and for one handed over."""
+
+    begin: Callable[[], Codec]
+    restore: Callable[[Any], Codec]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One client of an endpoint."""
+
+    attachment: Attachment
+    client: trio.socket.SocketType
 
 
 class SocketEndpoint:
@@ -36,17 +57,20 @@ class SocketEndpoint:
 
     def __init__(
         self,
+        console: Console,
         listener: socket.socket,
         address: str,
         manners: Manners,
         warn: Callable[[str], None],
-        codec: Callable[[], Codec] | None = None,
+        speech: Speech | None = None,
     ) -> None:
         listener.setblocking(False)
+        self._console = console
         self._listener = listener
         self.manners = manners
         self._warn = warn
-        self._codec = codec
+        self._speech = speech
+        self._sessions: list[Session] = []
         self.address = address
         """``127.0.0.1:PORT``, or the socket file's path."""
 
@@ -56,36 +80,63 @@ class SocketEndpoint:
             Path(self.address).unlink(missing_ok=True)
         self._listener.close()
 
-    async def run(self, console: Console) -> None:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
-        await trio.serve_listeners(partial(self._serve, console), [listener])
+    def state(self, bag: Bag) -> Record:
+        return {
+            "listener": bag.put(self._listener.fileno()),
+            "sessions": [session_state(session, bag) for session in self._sessions],
+        }
 
-    async def _serve(self, console: Console, stream: trio.SocketStream) -> None:
-        with stream.socket as client:
-            try:
-                if len(console.readers) >= MAX_ATTACHMENTS:
-                    raise RejectedError(f"refused a client: {MAX_ATTACHMENTS} are attached already")
-                if why := refusal(client):
-                    raise RejectedError(why)
-                prepare(client)
-                await self._attachment(console, client).run()
-            except RejectedError as rejected:
-                self._warn(f"{self.address}: {rejected}")
+    def restore(self, record: Record, bag: Bag) -> None:
+        """Take over the clients of another process's endpoint; ``run`` serves them on."""
+        for each in record["sessions"]:
+            client = adopt_socket(bag.take(each["client"]))
+            codec = self._speech.restore(each["codec"]) if self._speech is not None else None
+            channel = self._channel(client)
+            if not each["new"]:
+                channel.inspect = None
+            attachment = Attachment.restore(self._console, channel, each["attachment"], bag, codec)
+            self._sessions.append(Session(attachment, client))
 
-    def _attachment(self, console: Console, client: trio.socket.SocketType) -> Attachment:
-        codec = self._codec() if self._codec is not None else None
-        return Attachment(
-            console, self._channel(client), self.manners, codec=codec, peer=peer_name(client)
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for session in tuple(self._sessions):
+                nursery.start_soon(self._run_session, session)
+            await accept_forever(self._listener, self._serve, nursery)
+
+    async def _serve(self, client: trio.socket.SocketType) -> None:
+        console = self._console
+        why = refusal(client)
+        if len(console.readers) >= MAX_ATTACHMENTS:
+            why = f"refused a client: {MAX_ATTACHMENTS} are attached already"
+        if why:
+            self._warn(f"{self.address}: {why}")
+            client.close()
+            return
+        prepare(client)
+        codec = self._speech.begin() if self._speech is not None else None
+        channel, peer = self._channel(client), peer_name(client)
+        session = Session(
+            Attachment(console, channel, self.manners, codec=codec, peer=peer), client
         )
+        self._sessions.append(session)
+        await self._run_session(session)
+
+    async def _run_session(self, session: Session) -> None:
+        try:
+            await session.attachment.run()
+        except RejectedError as rejected:
+            self._warn(f"{self.address}: {rejected}")
+        finally:
+            if session.attachment.over:
+                self._sessions.remove(session)
+                session.client.close()
 
     def _channel(self, client: trio.socket.SocketType) -> FdChannel:
         if client.family == socket.AF_UNIX:
-            return FdChannel(client.fileno())  # no web page can open one
+            return FdChannel(client)  # no web page can open one
         # Both ends of TCP look alike after shutdown and after close; the kernel knows
         # whether a process still holds the other one.
-        return FdChannel(
-            client.fileno(), inspect=self._inspect, gone=lambda: _owner(client) is None
-        )
+        return FdChannel(client, inspect=self._inspect, gone=lambda: _owner(client) is None)
 
     def _inspect(self, first_read: bytes) -> None:
         if looks_like_web(first_read):
@@ -94,6 +145,53 @@ class SocketEndpoint:
             self._warn(
                 f"{self.address}: a client speaks telnet to the raw port; use the telnet port"
             )
+
+
+def session_state(session: Session, bag: Bag) -> Record:
+    """The record of one client, its descriptor included."""
+    channel = session.attachment.channel
+    return {
+        "client": bag.put(session.client.fileno()),
+        "new": isinstance(channel, FdChannel) and channel.inspect is not None,
+        "codec": session.attachment.codec_state(),
+        "attachment": session.attachment.state(bag),
+    }
+
+
+def adopt_listener(left: tuple[Record, Bag]) -> socket.socket:
+    """The listening socket that was handed over."""
+    record, bag = left
+    return socket.socket(fileno=bag.take(record["listener"]))
+
+
+def adopt_socket(fd: int) -> trio.socket.SocketType:
+    """The socket that was handed over as ``fd``."""
+    adopted = socket.socket(fileno=fd)
+    adopted.setblocking(False)
+    return trio.socket.from_stdlib_socket(adopted)
+
+
+async def accept_forever(
+    listener: socket.socket,
+    serve: Callable[[trio.socket.SocketType], Awaitable[None]],
+    nursery: trio.Nursery,
+) -> None:
+    """Run ``serve`` in ``nursery`` for each client, who is its own to close.
+
+    Not trio.serve_listeners, which closes listener and clients when it is cancelled: they
+    may have to live on in another process.
+    """
+    accepting = trio.socket.from_stdlib_socket(listener)
+    while True:
+        try:
+            client, _ = await accepting.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                await trio.sleep(0.1)  # no event tells when there is room again
+            elif error.errno != errno.ECONNABORTED:
+                raise
+        else:
+            nursery.start_soon(serve, client)
 
 
 def listen_tcp(port: int) -> socket.socket:

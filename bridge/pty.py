@@ -29,6 +29,7 @@ import trio
 
 from bridge.attach import Attachment
 from bridge.console import Console
+from bridge.handover import Bag, Record
 from bridge.manners import Manners
 from bridge.presence import Presence
 from bridge.runtime import Link
@@ -161,18 +162,27 @@ class PtyEndpoint:
     """A console's PTY for as long as the service lives, though it may be replaced.
 
     Keeps ``link`` pointing at it, and removes the link before the PTY's number becomes
-    free for somebody else's terminal; ``warn`` is told what is amiss.
+    free for somebody else's terminal; ``warn`` is told what is amiss.  ``master`` is that of
+    a PTY which another process has handed over.
     """
 
     def __init__(
-        self, presence: Presence, link: Link, manners: Manners, warn: Callable[[str], None]
+        self,
+        console: Console,
+        presence: Presence,
+        link: Link,
+        manners: Manners,
+        warn: Callable[[str], None],
+        master: int | None = None,
     ) -> None:
+        self._console = console
         self.manners = manners
         self._presence = presence
         self._link = link
         self._warn = warn
         self._stirred = trio.Event()
-        self._install(Pty.create())
+        self._attachment: Attachment | None = None  # while somebody has it open
+        self._install(Pty.create() if master is None else Pty(master))
 
     @property
     def address(self) -> str:
@@ -183,11 +193,29 @@ class PtyEndpoint:
         self._link.remove()
         self._pty.close()
 
-    async def run(self, console: Console) -> None:
+    def state(self, bag: Bag) -> Record | None:
+        """None at a moment at which there is no PTY."""
+        if self._pty.fd < 0:
+            return None
+        attachment = self._attachment
+        return {
+            "master": bag.put(self._pty.fd),
+            "attachment": attachment.state(bag) if attachment is not None else None,
+        }
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        """Go on with a client who has the PTY open; ``master`` was given to the constructor."""
+        if record["attachment"] is not None:
+            self._attachment = Attachment.restore(
+                self._console, self._pty, record["attachment"], bag
+            )
+
+    async def run(self) -> None:
         """Serve one session after the other."""
         while True:
-            await self._wait_attached()
-            await self._session(console)
+            if self._attachment is None:
+                await self._wait_attached()
+            await self._session()
             if not self._pty.scrub():
                 await self._replace()
 
@@ -212,13 +240,19 @@ class PtyEndpoint:
         self._stirred = trio.Event()
         await self._stirred.wait()
 
-    async def _session(self, console: Console) -> None:
+    async def _session(self) -> None:
         """From the first open to the end of what was typed, which a client may outrun."""
-        attachment = Attachment(console, self._pty, self.manners, held=True)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._open_output, attachment)
-            await attachment.run()
-            nursery.cancel_scope.cancel()
+        if self._attachment is None:
+            self._attachment = Attachment(self._console, self._pty, self.manners, held=True)
+        attachment = self._attachment
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._open_output, attachment)
+                await attachment.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            if attachment.over:
+                self._attachment = None
 
     async def _open_output(self, attachment: Attachment) -> None:
         """Let output begin when the client has flushed; anew for one that comes after it.
@@ -227,8 +261,9 @@ class PtyEndpoint:
         meanwhile is in the same session.
         """
         while True:
-            await self._wait_quiet()
-            attachment.begin()
+            if attachment.held:
+                await self._wait_quiet()
+                attachment.begin()
             while not self._pty.hung_up():
                 await self._wait_stirred()
             attachment.hold()

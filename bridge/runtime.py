@@ -69,16 +69,25 @@ def holder(directory: Path) -> int | None:
 
 
 class RuntimeDirectory:
-    """The directory, made and locked; and swept of what a killed service left."""
+    """The directory, made, locked and swept; or, with ``lock``, taken over as it is."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
+        self._handed_over = lock
 
     def __enter__(self) -> Self:
+        if self._handed_over is not None:
+            self._lock = _Lock(self._handed_over)
+            return self
         self._make()
         self._lock = self._take_lock()
         self._sweep()
         return self
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the directory, to be handed over."""
+        return self._lock.fd
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()
@@ -88,12 +97,10 @@ class RuntimeDirectory:
         return Link(self.path / name)
 
     def unix_path(self, name: str) -> str:
-        """The path for the Unix socket of console ``name``, free to bind."""
+        """The path for the Unix socket of console ``name``; its directory is there."""
         directory = self.path / UNIX
         directory.mkdir(mode=0o700, exist_ok=True)
-        path = directory / name
-        path.unlink(missing_ok=True)
-        return str(path)
+        return str(directory / name)
 
     @property
     def control(self) -> str:
@@ -124,7 +131,7 @@ class RuntimeDirectory:
 
     def _take_lock(self) -> "_Lock":
         try:
-            return _Lock(self.path / LOCK)
+            return _Lock.take(self.path / LOCK)
         except BlockingIOError:
             pid = holder(self.path)
             raise StartError(
@@ -188,15 +195,20 @@ class Link:
 class _Lock:
     """flock(2) on a file that holds our pid; the kernel lets go when we die, however."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def take(cls, path: Path) -> "_Lock":
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._fd, 0)
-            os.write(self._fd, f"{os.getpid()}\n".encode())
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
         except OSError:
-            os.close(self._fd)
+            os.close(fd)
             raise
+        return cls(fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)

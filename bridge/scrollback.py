@@ -5,6 +5,7 @@ miss?" is a subtraction and no reader needs a queue of its own.  Pure: no clock,
 """
 
 import mmap
+from typing import Self
 
 MIN_CAPACITY = 4096
 MAX_CAPACITY = 1 << 30
@@ -30,6 +31,14 @@ class Scrollback:
     def start(self) -> int:
         """Position of the oldest byte still held."""
         return max(0, self.end - self.capacity)
+
+    @classmethod
+    def resume(cls, capacity: int, end: int, data: bytes) -> Self:
+        """One that holds ``data``, of which the last byte is at ``end``."""
+        self = cls(capacity)
+        self.end = end - len(data)
+        self.append(data)
+        return self
 
     def append(self, data: bytes) -> None:
         """Add ``data`` of any length; the oldest bytes make room."""

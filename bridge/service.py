@@ -18,9 +18,10 @@ from pathlib import Path
 import trio
 
 from bridge.bridged import BridgedConsole, Common, Place
-from bridge.config import ANY_PORT, PORTS, ConsoleSettings, check_unique
+from bridge.config import ANY_PORT, PORTS, ConsoleSettings, check_unique, console
 from bridge.endpoints import MAX_ATTACHMENTS
 from bridge.errors import BridgeError, StartError
+from bridge.handover import Bag, Ending, Record
 from bridge.listeners import Listeners
 from bridge.presence import Presence
 from bridge.runtime import RuntimeDirectory
@@ -30,7 +31,8 @@ log = logging.getLogger("ttybridge")
 # Upstream, PTY, raw, telnet and Unix listeners of each console, with a few clients each.
 _DESCRIPTORS_PER_CONSOLE = 9
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# HUP is heeded too, unless it was ignored when we started, as nohup(1) has it.
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class Service:
         self._running: dict[str, _Running] = {}
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
+        self._serving = trio.CancelScope()
+        self.ending = Ending.LEAVE
+        self.tied = ""
+        """Why this process cannot hand over, if it cannot."""
 
     @property
     def consoles(self) -> dict[str, BridgedConsole]:
@@ -79,14 +85,14 @@ class Service:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """``ready`` is called when a stop signal would already end the service properly."""
-        heeded = list(STOP_SIGNALS)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
+        heeded = list(HEEDED)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             heeded.append(signal.SIGHUP)
         with trio.open_signal_receiver(*heeded) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)  # see hand_over
             async with trio.open_nursery() as nursery:
-                serving = trio.CancelScope()
-                nursery.start_soon(self._obey_signals, signals, serving)
-                with serving:
+                nursery.start_soon(self._obey_signals, signals)
+                with self._serving:
                     await self._serve(ready)
                 nursery.cancel_scope.cancel()
 
@@ -99,16 +105,26 @@ class Service:
                 nursery.start_soon(self._run_console, running)
             ready()
 
-    async def _obey_signals(self, signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
+    async def _obey_signals(self, signals: AsyncIterator[int]) -> None:
         """Stop at the first signal to, and swallow the rest: the leaving must not be cut short."""
         terminal = _has_terminal()
         async for number in signals:
             # HUP asks for a reload, or says (twice, maybe) that the terminal is closed.
             closed = self._reread is None or (terminal and not _has_terminal())
-            if number != signal.SIGHUP or closed:
-                serving.cancel()
-            elif not serving.cancel_called:
+            if self._serving.cancel_called:
+                continue
+            if number == signal.SIGUSR2:
+                self._hand_over_or_say()
+            elif number != signal.SIGHUP or closed:
+                self._serving.cancel()
+            else:
                 await self._reload_and_say()
+
+    def _hand_over_or_say(self) -> None:
+        try:
+            self.hand_over()
+        except StartError as error:
+            log.warning("%s", error)
 
     async def _reload_and_say(self) -> None:
         try:
@@ -124,9 +140,14 @@ class Service:
         check_unique([*(r.bridged.settings for r in self._running.values()), settings])
         self.bind(settings)
 
-    def bind(self, settings: ConsoleSettings, filed: ConsoleSettings | None = None) -> None:
+    def bind(
+        self,
+        settings: ConsoleSettings,
+        filed: ConsoleSettings | None = None,
+        left: tuple[Record, Bag] | None = None,
+    ) -> None:
         """Bind a console and, if the service runs, start it; raises StartError."""
-        running = _Running(BridgedConsole(settings, self._common), filed)
+        running = _Running(BridgedConsole(settings, self._common, left), filed)
         self._running[settings.name] = running
         if self._nursery is not None:
             self._nursery.start_soon(self._run_console, running)
@@ -184,9 +205,49 @@ class Service:
             with running.scope:
                 await running.bridged.run()
         finally:
-            running.bridged.close()
-            self._running.pop(running.bridged.settings.name, None)
+            if running.bridged.console.ending is Ending.LEAVE:
+                running.bridged.close()
+                self._running.pop(running.bridged.settings.name, None)
             running.ended.set()
+
+    def hand_over(self) -> None:
+        """End ``run`` with nothing closed and nobody left: another process will go on.
+
+        Raises StartError where that cannot be.
+        """
+        if self.tied:
+            raise StartError(f"not handed over: {self.tied}")
+        # Until that process heeds them; it would be killed, and QEMU not be left.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
+        self.ending = Ending.HAND_OVER
+        for bridged in self.consoles.values():
+            bridged.console.ending = Ending.HAND_OVER
+        self._serving.cancel()
+
+    def state(self, bag: Bag) -> Record:
+        """What that process needs; after ``run``."""
+        return {
+            "lock": bag.put(self.runtime.lock),
+            "started": self.started,
+            "consoles": [
+                {
+                    "name": name,
+                    "settings": dict(running.bridged.settings.source),
+                    "ports": {key: getattr(running.bridged.settings, key) for key in PORTS},
+                    "filed": dict(running.filed.source) if running.filed is not None else None,
+                    "bridged": running.bridged.state(bag),
+                }
+                for name, running in self._running.items()
+            ],
+        }
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        """Go on from ``state``; before ``run``."""
+        self.started = record["started"]
+        for each in record["consoles"]:
+            settings = replace(console(each["name"], each["settings"]), **each["ports"])
+            filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
+            self.bind(settings, filed, (each["bridged"], bag))
 
     def _find(self, name: str) -> _Running:
         try:
@@ -233,21 +294,27 @@ def open_service(
     *,
     filed: Mapping[str, ConsoleSettings] | None = None,
     reread: Callable[[], list[ConsoleSettings]] | None = None,
+    left: tuple[Record, Bag] | None = None,
 ) -> Iterator[Service]:
     """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
 
     ``filed`` are the settings of those that are from the configuration file, by name, as
-    it has them; ``reread`` reads it again.
+    it has them; ``reread`` reads it again.  ``left`` is what another process has handed
+    over; its consoles are taken as they are, and no others.
     """
     consoles, filed = list(consoles), filed or {}
     _raise_descriptor_limit(len(consoles))
     with ExitStack() as stack:
-        runtime = stack.enter_context(RuntimeDirectory(directory))
+        lock = left[1].take(left[0]["lock"]) if left is not None else None
+        runtime = stack.enter_context(RuntimeDirectory(directory, lock))
         presence = stack.enter_context(_presence())
         service = Service(Common(runtime, presence, Listeners()), reread)
         stack.callback(service.close)
-        for settings in consoles:
-            service.bind(settings, filed.get(settings.name))
+        if left is not None:
+            service.restore(*left)
+        else:
+            for settings in consoles:
+                service.bind(settings, filed.get(settings.name))
         yield service
 
 

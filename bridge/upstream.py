@@ -24,6 +24,7 @@ import trio
 from bridge import sockdiag
 from bridge.console import Console
 from bridge.dial import DialError, dial, leave, quick_ack
+from bridge.handover import Bag, Record
 from bridge.listeners import Listeners, Listening, is_local, who_listens
 from bridge.states import State
 from bridge.url import UpstreamUrl
@@ -88,6 +89,13 @@ class Upstream:
             limit = math.inf if retry is Retry.NO else next(backoff)
             with trio.move_on_after(limit):
                 await self._wait_cause(known)
+
+    def state(self, _bag: Bag) -> Record | None:
+        """QEMU has been left."""
+        return None
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        """There is nothing that ``state`` would have given."""
 
     async def _wait_cause(self, known: Listening) -> None:
         """Wait for an event that makes another attempt worth while."""

@@ -47,7 +47,7 @@ async def attached(
     if small:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     async with trio.open_nursery() as nursery:
-        attachment = Attachment(hub, FdChannel(ours.fileno()), manners)
+        attachment = Attachment(hub, FdChannel(trio.socket.from_stdlib_socket(ours)), manners)
         nursery.start_soon(attachment.run)
         await trio.testing.wait_all_tasks_blocked()
         async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as client:

@@ -326,10 +326,10 @@ async def test_a_hung_up_pty_is_neither_written_nor_waited_for(tmp_path: Path) -
     console = Console("vm", "ws://h", scrollback=1 << 20, pacer=Pacer(Input.ECHO))
     console.connect(Line())
     with Presence() as presence:
-        endpoint = PtyEndpoint(presence, Link(tmp_path / "vm"), Manners(Kind.PTY), print)
+        endpoint = PtyEndpoint(console, presence, Link(tmp_path / "vm"), Manners(Kind.PTY), print)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(presence.run)
-            nursery.start_soon(endpoint.run, console)
+            nursery.start_soon(endpoint.run)
             await trio.testing.wait_all_tasks_blocked()
             slave = os.open(tmp_path / "vm", os.O_RDWR | os.O_NOCTTY)
             os.write(slave, b"y" * 3000)
