@@ -9,13 +9,15 @@ level  modules                        what they are
                                       process leaves to the next
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
        telnet replay states manners   of input, the shape of a client's first read, telnet,
-       guest                          what a newcomer is shown and told, the demo's machine
+       guest dbus unit                what a newcomer is shown and told, the demo's machine,
+                                      D-Bus messages, the text of the systemd unit
 2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
-       dial                           directory; connecting and leaving
+       dial systemd manager           directory; connecting, leaving; sd_notify, asking systemd
 4      listeners console client       who listens on this machine; the hub of one console;
-       command                        the control socket's other end; what commands share
-5      upstream attach                the connection to QEMU; one local session
+       command fdstore                the control socket's other end; what commands share;
+                                      descriptors that outlive the process
+5      upstream attach supervision    the connection to QEMU; one local session; telling systemd
 6      pty endpoints demo             where local programs come in; the built-in console
 7      bridged                        one console with all its ways in and out
 8      service                        all consoles, bound and run
@@ -23,7 +25,7 @@ level  modules                        what they are
 10     control                        the socket where it is asked
 11     cmd_run cmd_path cmd_status    the subcommands
        cmd_attach cmd_wait cmd_ask
-       cmd_check
+       cmd_check cmd_install
 12     cli                            the command
 13     __main__                       ``python -m bridge``
 

@@ -15,6 +15,7 @@ from bridge import (
     cmd_ask,
     cmd_attach,
     cmd_check,
+    cmd_install,
     cmd_path,
     cmd_run,
     cmd_status,
@@ -62,4 +63,5 @@ def parser() -> argparse.ArgumentParser:
     cmd_wait.add_to(commands)
     cmd_ask.add_to(commands)
     cmd_check.add_to(commands)
+    cmd_install.add_to(commands)
     return top
