@@ -8,6 +8,7 @@ import argparse
 import os
 import pwd
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,19 +127,12 @@ def _check_installation() -> None:
             f"this ttybridge cannot be started from elsewhere ({shlex.join(probe)} fails);"
             " install it first, as with pipx"
         )
-    if any(Path(sys.prefix).is_relative_to(place) for place in _passing_places()):
+    if ".cache" in Path(sys.prefix).parts:  # where uvx and pipx run unpack what they run once
         print(
-            f"ttybridge: warning: {sys.prefix} may be cleaned up, and the service with it",
+            f"ttybridge: warning: {sys.prefix} may be cleaned up, and the service with it;"
+            " install ttybridge, as with pipx",
             file=sys.stderr,
         )
-
-
-def _passing_places() -> list[str | Path]:
-    """Where what runs a program once (uvx, pipx run) unpacks it, and /tmp."""
-    import tempfile
-
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return [cache, tempfile.gettempdir()]
 
 
 def _write_unit(file: Path, text: str, *, force: bool) -> bool:
@@ -185,6 +179,10 @@ class _Systemctl:
     """``systemctl --user``, also where the shell has no session."""
 
     def __init__(self) -> None:
+        program = shutil.which("systemctl")
+        if program is None:
+            raise StartError("no systemctl here: `ttybridge install` is for systemd")
+        self._program = program
         self._environment = dict(os.environ)
         if not self._environment.get("XDG_RUNTIME_DIR"):
             self._environment["XDG_RUNTIME_DIR"] = f"/run/user/{os.getuid()}"
@@ -205,17 +203,14 @@ class _Systemctl:
         return self._run("is-active", unit.NAME).returncode == 0
 
     def _run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        try:
-            return subprocess.run(  # noqa: S603 (our own words)
-                ["systemctl", "--user", "--quiet", *words],  # noqa: S607 (where the user has it)
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                errors="backslashreplace",
-                check=False,
-            )
-        except FileNotFoundError:
-            raise StartError("no systemctl here: `ttybridge install` is for systemd") from None
+        return subprocess.run(  # noqa: S603 (our own words)
+            [self._program, "--user", "--quiet", *words],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            check=False,
+        )
 
 
 def _config_home() -> Path:

@@ -3,12 +3,15 @@
 Pure; the template is ``ttybridge.service`` beside this file.
 """
 
+import re
 from collections.abc import Sequence
 
 from bridge.errors import StartError
 from bridge.printable import printable
 
 NAME = "ttybridge.service"
+
+_PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 MARK = "# Written by `ttybridge install`."
 """The first line of a unit that is ours."""
@@ -40,6 +43,8 @@ def command_line(command: Sequence[str]) -> str:
 
 
 def _quoted(word: str) -> str:
+    if _PLAIN.fullmatch(word):
+        return word
     return '"' + "".join(map(_escaped, word)) + '"'
 
 

@@ -35,7 +35,7 @@ class User:
     def __init__(self, name: str, base: Path) -> None:
         self.other = os.geteuid() == 0
         account = pwd.getpwnam(name) if self.other else pwd.getpwuid(os.geteuid())
-        self.uid, self.gid = account.pw_uid, account.pw_gid
+        self.name, self.uid, self.gid = account.pw_name, account.pw_uid, account.pw_gid
         self.home = base / f"home-{name}"
         self.home.mkdir()
         self.own(self.home)
