@@ -9,19 +9,11 @@ from hypothesis import strategies as st
 
 from bridge import dbus
 from bridge.dbus import Kind, MalformedError, Message
+from tests.support.dbus import reply
 
 
 def call(*arguments: str | int) -> bytes:
     return dbus.method_call(7, "/org/x", "org.x.Manager", "Ask", *arguments)
-
-
-def reply(order: str, serial: int, signature: str, body: bytes) -> bytes:
-    """A METHOD_RETURN as the specification lays it out."""
-    fields = struct.pack(f"{order}BB2sI", 5, 1, b"u\0", serial)
-    fields += struct.pack("BB2sB", 8, 1, b"g\0", len(signature)) + signature.encode() + b"\0"
-    mark = b"l" if order == "<" else b"B"
-    head = struct.pack(f"{order}cBBBIII", mark, 2, 1, 1, len(body), 99, len(fields))
-    return head + fields + bytes(-len(head + fields) % 8) + body
 
 
 def test_a_call_is_what_the_specification_says() -> None:
@@ -53,7 +45,7 @@ def test_answers_of_either_byte_order(order: str) -> None:
     """A variant that holds (uo), as the property Job has it."""
     path = b"/org/freedesktop/systemd1/job/150"
     body = b"\4(uo)\0\0\0" + struct.pack(f"{order}II", 150, len(path)) + path + b"\0"
-    parsed = dbus.parse(reply(order, 3, "v", body))
+    parsed = dbus.parse(reply(2, 3, "v", body, order))
     assert parsed is not None
     assert parsed[0] == Message(Kind.RETURN, 3, ((150, path.decode()),))
 
@@ -61,14 +53,14 @@ def test_answers_of_either_byte_order(order: str) -> None:
 def test_arrays_and_structures() -> None:
     # The array's length does not count the padding before its first element.
     body = struct.pack("<I4x II2s6x II2s", 26, 1, 1, b"a\0", 2, 1, b"b\0")
-    parsed = dbus.parse(reply("<", 3, "a(us)", body))
+    parsed = dbus.parse(reply(2, 3, "a(us)", body))
     assert parsed is not None
     assert parsed[0].body == ([(1, "a"), (2, "b")],)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_after_a_good_start_are_read_or_refused(data: bytes) -> None:
-    for start in (b"", b"l\2\1\1", reply("<", 3, "v", b"")[:40]):
+    for start in (b"", b"l\2\1\1", reply(2, 3, "v", b"")[:40]):
         with suppress(MalformedError):
             dbus.parse(start + data)
 
@@ -76,7 +68,7 @@ def test_any_bytes_after_a_good_start_are_read_or_refused(data: bytes) -> None:
 @given(st.text("aybnqiuxtdsogv(){}", max_size=40), st.binary(max_size=64))
 def test_any_signature_is_read_or_refused(signature: str, body: bytes) -> None:
     with suppress(MalformedError):
-        dbus.parse(reply("<", 3, signature, body))
+        dbus.parse(reply(2, 3, signature, body))
 
 
 def test_a_huge_message_is_refused_from_its_head() -> None:

@@ -43,8 +43,10 @@ def test_the_unit_is_written_enabled_and_good(user: User, home: dict[str, str]) 
     assert f"loginctl enable-linger {user.name}\n" in out
     assert f"export XDG_RUNTIME_DIR=/run/user/{user.uid}\n" in out
     assert wanted(home).resolve() == file
-    analyse = ["systemd-analyze", "--user", "verify", file]  # in a runtime directory that exists
-    verified = user.run(analyse, env={"HOME": home["HOME"]})
+    verified = user.run(
+        ["systemd-analyze", "--user", "verify", file],
+        env={"HOME": home["HOME"]},  # it wants a runtime directory that exists
+    )
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
