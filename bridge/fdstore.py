@@ -49,6 +49,8 @@ class Store:
     """What the manager is to keep for us; ``run`` sees to it that it does.
 
     ``put`` and ``remove`` say what is wanted, try at once, and leave the rest to ``run``.
+    systemd compares what is new with everything that is there: 600 descriptors cost it
+    0.2 s, 5,000 some 12 s, while nobody waits.  So what came back is not put again.
     A descriptor stays the caller's, who must not close it before he has said ``remove``.
     """
 
