@@ -14,14 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge import unit
+from bridge import command, unit
 from bridge.errors import StartError
 from bridge.printable import printable
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    Subparsers = argparse._SubParsersAction[Any]  # noqa: SLF001 (has no other name)
+    from bridge.command import Subparsers
 
 _FIRST_CONFIG = """\
 # The consoles that ttybridge serves; `ttybridge check` reads this file and says what is wrong.
@@ -54,9 +52,7 @@ def add_to(commands: "Subparsers") -> None:
     instead = install.add_mutually_exclusive_group()
     instead.add_argument("--print", action="store_true", help="only print the unit")
     instead.add_argument("--uninstall", action="store_true", help="stop it, remove the unit")
-    install.add_argument(
-        "--runtime-dir", type=Path, metavar="DIR", help="where links are (default: per user)"
-    )
+    command.directory_option(install)
     install.set_defaults(command=_run)
 
 
@@ -64,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     file = _config_home() / "systemd" / "user" / unit.NAME
     if arguments.uninstall:
         return _uninstall(file, force=arguments.force)
-    config = (arguments.config or _config_home() / "ttybridge" / "config.toml").absolute()
+    config = (arguments.config or command.default_config()).absolute()
     text = _unit_text(config, arguments.runtime_dir)
     if arguments.print:
         print(text, end="")
@@ -107,14 +103,14 @@ def _uninstall(file: Path, *, force: bool) -> int:
 def _unit_text(config: Path, runtime_dir: Path | None) -> str:
     # -P: the service starts in the home directory, where a directory named `bridge` would
     # be imported in our place.  Not the script: its first line cannot hold every path.
-    command = [sys.executable, "-P", "-X", "faulthandler", "-m", "bridge", "run"]
-    command += ["--config", str(config)]
+    words = [sys.executable, "-P", "-X", "faulthandler", "-m", "bridge", "run"]
+    words += ["--config", str(config)]
     if runtime_dir is not None:
-        command += ["--runtime-dir", str(runtime_dir.absolute())]
+        words += ["--runtime-dir", str(runtime_dir.absolute())]
     from importlib import resources
 
     template = resources.files("bridge").joinpath(unit.NAME).read_text(encoding="utf-8")
-    return unit.fill(template, command)
+    return unit.fill(template, words)
 
 
 def _check_installation() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from bridge.config import ConsoleSettings
     from bridge.demo import ConsoleServer
     from bridge.handover import Bag, Record
+    from bridge.service import Service
+    from bridge.states import State
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
@@ -94,13 +97,15 @@ def _serve(
     """Bridge ``consoles`` until stopped; a built-in ``server`` outlives them."""
     import trio
 
-    from bridge import handover
+    from bridge import handover, systemd
     from bridge.control import Control
     from bridge.service import open_service
+    from bridge.supervision import Supervision
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     directory = command.directory(arguments)
     left = handover.inherit()
+    supervision = Supervision(systemd.notifier())
     with (
         open_service(
             consoles, directory, filed=filed, reread=reread, left=_part(left, "service")
@@ -112,12 +117,18 @@ def _serve(
         if server is not None:
             service.tied = "the built-in console lives in this process"
 
+        def ready() -> None:
+            if left is None:
+                _announce(service.places, _print_json if arguments.json else _print_table)
+            supervision.ready()
+
         async def run() -> None:
             async with trio.open_nursery() as nursery:
                 if server is not None:
                     nursery.start_soon(server.run)
                 nursery.start_soon(control.run)
-                await service.run(lambda: None if left else _announce(service.places, arguments))
+                nursery.start_soon(supervision.run, lambda: _count_states(service))
+                await service.run(ready)
                 nursery.cancel_scope.cancel()
 
         trio.run(run)
@@ -127,12 +138,15 @@ def _serve(
     return 0
 
 
+def _count_states(service: "Service") -> "Counter[State]":
+    return Counter(bridged.console.state for bridged in service.consoles.values())
+
+
 def _part(left: "tuple[Record, Bag] | None", name: str) -> "tuple[Record, Bag] | None":
     return (left[0][name], left[1]) if left is not None else None
 
 
-def _announce(places: "list[Place]", arguments: argparse.Namespace) -> None:
-    show = _print_json if arguments.json else _print_table
+def _announce(places: "list[Place]", show: "Callable[[list[Place]], None]") -> None:
     try:
         show(places)
         if sys.stdout is not None:  # None: closed by whoever started us

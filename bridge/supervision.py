@@ -5,12 +5,12 @@ Owns when systemd is told what.  Without systemd the same calls tell nobody.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import trio
 
-from bridge.console import State
+from bridge.states import State
 from bridge.systemd import Notifier, watchdog_interval
 
 # A flapping console changes the status many times a second; nobody reads it as often.
@@ -25,7 +25,6 @@ class Supervision:
         self._turn = trio.Lock()  # one task at a time may wait for a socket
         self._milestones, self._told = trio.open_memory_channel[str](math.inf)
         self._watchdog = watchdog_interval()
-        self._status = ""
         self._news = trio.Event()
 
     def ready(self) -> None:
@@ -48,18 +47,19 @@ class Supervision:
         # At once and at most once: ``run`` ends as well.
         self._notifier.send("STOPPING=1")
 
-    def status(self, counts: Mapping[State, int]) -> None:
-        """How many consoles are in which state; to be said at every change."""
-        text = describe(counts)
-        if text != self._status:
-            self._status = text
-            self._news.set()
+    def changed(self) -> None:
+        """A console has come, gone, or changed its state."""
+        self._news.set()
 
-    async def run(self) -> None:
-        """Tell, and give signs of life, until cancelled."""
+    async def run(self, counts: Callable[[], Mapping[State, int]]) -> None:
+        """Tell, and give signs of life, until cancelled.
+
+        ``counts`` says how many consoles are in which state; it is asked after changes, a
+        second apart.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_milestones)
-            nursery.start_soon(self._tell_status)
+            nursery.start_soon(self._tell_status, counts)
             if self._watchdog is not None:
                 nursery.start_soon(self._feed_watchdog, self._watchdog / 2)
 
@@ -67,12 +67,16 @@ class Supervision:
         async for message in self._told:
             await self._tell(message)
 
-    async def _tell_status(self) -> None:
+    async def _tell_status(self, counts: Callable[[], Mapping[State, int]]) -> None:
+        told = ""
         while True:
-            await self._news.wait()
             self._news = trio.Event()
-            await self._tell(f"STATUS={self._status}")
-            await trio.sleep(_STATUS_INTERVAL)
+            text = describe(counts())
+            if text != told:
+                await self._tell(f"STATUS={text}")
+                told = text
+                await trio.sleep(_STATUS_INTERVAL)
+            await self._news.wait()
 
     async def _feed_watchdog(self, interval: float) -> None:
         """Be a task among the others, which is woken only while the loop goes round.

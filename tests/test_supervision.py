@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from bridge import systemd
-from bridge.console import State
+from bridge.states import State
 from bridge.supervision import Supervision, describe
 from bridge.systemd import NotifySocket, Silence
 from tests.support.notified import Notified
@@ -44,6 +44,10 @@ def fill(notifier: NotifySocket) -> int:
     return count
 
 
+def without_status(messages: list[list[str]]) -> list[list[str]]:
+    return [words for words in messages if words != ["STATUS=0 consoles"]]
+
+
 def test_status_is_described_in_one_line() -> None:
     assert describe({}) == "0 consoles"
     assert describe({State.WAITING: 1}) == "1 console: 1 waiting"
@@ -61,10 +65,10 @@ async def test_ready_and_reload_are_told_in_order(
         raise ZeroDivisionError  # over, well or not
     after = time.monotonic_ns() // 1000
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervision.run)
+        nursery.start_soon(supervision.run, dict)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    ready, reloading, again = manager.read_all()
+    ready, reloading, again = without_status(manager.read_all())
     assert ready == again == ["READY=1"]
     assert reloading[0] == "RELOADING=1"
     assert before <= int(reloading[1].removeprefix("MONOTONIC_USEC=")) <= after
@@ -74,21 +78,30 @@ async def test_the_status_follows_changes_not_flaps(
     manager: Notified, notifier: NotifySocket, autojump_clock: MockClock
 ) -> None:
     supervision = Supervision(notifier)
+    counts = {State.ONLINE: 1}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervision.run)
-        for _ in range(50):
-            supervision.status({State.ONLINE: 1})
-            await trio.sleep(0.05)
-            supervision.status({State.WAITING: 1})
-            await trio.sleep(0.05)
-        supervision.status({State.BUSY: 1})
-        await trio.sleep(1)
-        told = [words[0] for words in manager.read_all()]
-        assert len(told) <= 7  # 5 seconds
-        assert told[-1] == "STATUS=1 console: 1 busy"
-        supervision.status({State.BUSY: 1})
+        nursery.start_soon(supervision.run, lambda: counts)
+        await wait_all_tasks_blocked()
+        assert manager.read_all() == [["STATUS=1 console: 1 online"]]
         await trio.sleep(10)
-        assert manager.read_all() == []
+        counts = {State.WAITING: 1}
+        supervision.changed()
+        await wait_all_tasks_blocked()
+        assert manager.read_all() == [["STATUS=1 console: 1 waiting"]]  # at once
+        for _ in range(50):
+            for state in (State.ONLINE, State.WAITING):
+                counts = {state: 1}
+                supervision.changed()
+                await trio.sleep(0.05)
+        counts = {State.BUSY: 1}
+        supervision.changed()
+        await trio.sleep(1)
+        told = manager.read_all()
+        assert len(told) <= 7  # 6 seconds
+        assert told[-1] == ["STATUS=1 console: 1 busy"]
+        supervision.changed()
+        await trio.sleep(10)
+        assert manager.read_all() == []  # it is the same
         nursery.cancel_scope.cancel()
 
 
@@ -102,8 +115,8 @@ async def test_the_watchdog_is_fed_at_half_its_interval(
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     supervision = Supervision(notifier)
     with trio.move_on_after(9):
-        await supervision.run()
-    assert manager.read_all() == [["WATCHDOG=1"]] * 5
+        await supervision.run(dict)
+    assert without_status(manager.read_all()) == [["WATCHDOG=1"]] * 5
 
 
 async def test_a_loop_that_hangs_feeds_nobody(
@@ -112,7 +125,7 @@ async def test_a_loop_that_hangs_feeds_nobody(
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     supervision = Supervision(notifier)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervision.run)
+        nursery.start_soon(supervision.run, dict)
         await wait_all_tasks_blocked()
         manager.read_all()
         time.sleep(0.2)  # noqa: ASYNC251 (the hang)
@@ -125,15 +138,14 @@ async def test_what_finds_no_room_is_told_later(manager: Notified, notifier: Not
     supervision = Supervision(notifier)
     supervision.stopping()  # dropped: it would be too late
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervision.run)
+        nursery.start_soon(supervision.run, dict)
         supervision.ready()
-        supervision.status({State.ONLINE: 1})
         await wait_all_tasks_blocked()
         told: list[list[str]] = []
         while len(told) < 2:
             told += [words for words in manager.read_all() if words != ["X=1"]]
             await trio.sleep(0.001)
-        assert sorted(told) == [["READY=1"], ["STATUS=1 console: 1 online"]]
+        assert sorted(told) == [["READY=1"], ["STATUS=0 consoles"]]
         nursery.cancel_scope.cancel()
 
 

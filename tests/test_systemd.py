@@ -22,7 +22,6 @@ from tests.support.waiting import eventually
 KEEPER = Path(__file__).parent / "support" / "keeper.py"
 URL = "ws://127.0.0.1:1"  # nobody listens there
 
-with_reload = pytest.mark.xfail(strict=True, reason="SIGHUP still ends the service")
 with_status = pytest.mark.xfail(strict=True, reason="the service does not tell its states yet")
 
 
@@ -103,7 +102,6 @@ def test_the_status_tells_the_states(manager: UserManager) -> None:
     assert 'Status: "2 consoles: 2 waiting"' in manager.systemctl("status", UNIT)
 
 
-@with_reload
 def test_reload_takes_up_the_configuration(manager: UserManager) -> None:
     configure(manager, "")
     install(manager, "--now")

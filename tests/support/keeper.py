@@ -95,7 +95,7 @@ async def main() -> None:
     os.write(fds["pty"], b"generation %d\n" % state["generation"])
     supervision = Supervision(systemd.notifier())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervision.run)
+        nursery.start_soon(supervision.run, dict)
         await store.flush()
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             report(
