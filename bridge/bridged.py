@@ -47,6 +47,8 @@ class Common:
     runtime: RuntimeDirectory
     presence: Presence
     listeners: Listeners
+    changed: Callable[[], None]
+    """To be called when a console has come, gone, or changed its state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,10 @@ class BridgedConsole:
             str(settings.url),
             scrollback=settings.scrollback,
             pacer=Pacer(settings.input),
-            on_state=_StateLog(),
+            on_state=self._on_state,
             on_break=self._break,
         )
+        self._state_log = _StateLog()
         self._parts: dict[str, _Part] = {}
         self._nursery: trio.Nursery | None = None
         if left is not None:
@@ -148,6 +151,10 @@ class BridgedConsole:
         except BaseException:
             self.close()
             raise
+
+    def _on_state(self, console: Console) -> None:
+        self._state_log(console)
+        self._common.changed()
 
     def close(self) -> None:
         for part in self._parts.values():

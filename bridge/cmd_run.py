@@ -108,7 +108,12 @@ def _serve(
     supervision = Supervision(systemd.notifier())
     with (
         open_service(
-            consoles, directory, filed=filed, reread=reread, left=_part(left, "service")
+            consoles,
+            directory,
+            filed=filed,
+            reread=reread,
+            changed=supervision.changed,
+            left=_part(left, "service"),
         ) as service,
         closing(Control(service, _part(left, "control"))) as control,
     ):

@@ -149,6 +149,7 @@ class Service:
         """Bind a console and, if the service runs, start it; raises StartError."""
         running = _Running(BridgedConsole(settings, self._common, left), filed)
         self._running[settings.name] = running
+        self._common.changed()
         if self._nursery is not None:
             self._nursery.start_soon(self._run_console, running)
 
@@ -208,6 +209,7 @@ class Service:
             if running.bridged.console.ending is Ending.LEAVE:
                 running.bridged.close()
                 self._running.pop(running.bridged.settings.name, None)
+            self._common.changed()
             running.ended.set()
 
     def hand_over(self) -> None:
@@ -294,13 +296,15 @@ def open_service(
     *,
     filed: Mapping[str, ConsoleSettings] | None = None,
     reread: Callable[[], list[ConsoleSettings]] | None = None,
+    changed: Callable[[], None] = lambda: None,
     left: tuple[Record, Bag] | None = None,
 ) -> Iterator[Service]:
     """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
 
     ``filed`` are the settings of those that are from the configuration file, by name, as
-    it has them; ``reread`` reads it again.  ``left`` is what another process has handed
-    over; its consoles are taken as they are, and no others.
+    it has them; ``reread`` reads it again.  ``changed`` is called when a console has come,
+    gone, or changed its state.  ``left`` is what another process has handed over; its
+    consoles are taken as they are, and no others.
     """
     consoles, filed = list(consoles), filed or {}
     _raise_descriptor_limit(len(consoles))
@@ -308,7 +312,7 @@ def open_service(
         lock = left[1].take(left[0]["lock"]) if left is not None else None
         runtime = stack.enter_context(RuntimeDirectory(directory, lock))
         presence = stack.enter_context(_presence())
-        service = Service(Common(runtime, presence, Listeners()), reread)
+        service = Service(Common(runtime, presence, Listeners(), changed), reread)
         stack.callback(service.close)
         if left is not None:
             service.restore(*left)
