@@ -74,10 +74,11 @@ def _run(arguments: argparse.Namespace) -> int:
         print(_NO_MANAGER.format(user=_user(), uid=os.getuid()))
         return 1 if arguments.now else 0
     systemctl.call("daemon-reload")
-    if arguments.now:
-        systemctl.call("restart" if changed else "start", unit.NAME)
+    active = systemctl.active()
+    if arguments.now and (changed or not active):
+        systemctl.call("restart", unit.NAME)
         print("started")
-    elif systemctl.active():
+    elif active:
         print("running; to make it anew, as after an upgrade: systemctl --user restart ttybridge")
     else:
         print("to start it now: systemctl --user start ttybridge")

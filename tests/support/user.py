@@ -113,6 +113,13 @@ def install(base: Path) -> None:
     subprocess.run([*pip, *offline, str(REPOSITORY)], check=True)
 
 
+def share(base: Path, venv: Path) -> None:
+    """Have ``venv`` find what is installed for the tests."""
+    packages = next((base / "venv").glob("lib/python3*/site-packages"))
+    line = f"import site; site.addsitedir({str(packages)!r})\n"
+    next(venv.glob("lib/python3*/site-packages")).joinpath("ours.pth").write_text(line)
+
+
 def make_base() -> Path:
     """A directory that every user may enter."""
     base = Path(tempfile.mkdtemp(prefix="ttybridge-"))
