@@ -19,8 +19,10 @@ import trio
 from bridge import dbus
 from bridge.dbus import Kind, Value
 
-# An answer takes a millisecond.  systemd's patience with us is longer (TimeoutStopSec=).
+# An answer takes a millisecond or two.  While we end, systemd's patience with us is longer
+# (TimeoutStopSec=); at a start it may be busy with a whole login.
 LIMIT = 1.0
+START_LIMIT = 10.0
 
 _NAME = "org.freedesktop.systemd1"
 _OBJECT = "/org/freedesktop/systemd1"
@@ -38,12 +40,12 @@ class Job(enum.Enum):
 
 async def pending_job() -> Job | None:
     """Why we are being ended; None if nobody says: somebody's kill, for instance."""
-    return await _ask(_pending_job)
+    return await _ask(_pending_job, LIMIT)
 
 
 async def store_limit() -> int | None:
     """How many descriptors the manager would keep for us (FileDescriptorStoreMax=)."""
-    return await _ask(_store_limit)
+    return await _ask(_store_limit, START_LIMIT)
 
 
 async def _pending_job(manager: "_Manager") -> Job | None:
@@ -59,8 +61,8 @@ async def _store_limit(manager: "_Manager") -> int | None:
     return limit if isinstance(limit, int) else None
 
 
-async def _ask(question: Callable[["_Manager"], Awaitable[T | None]]) -> T | None:
-    with trio.move_on_after(LIMIT):
+async def _ask(question: Callable[["_Manager"], Awaitable[T | None]], limit: float) -> T | None:
+    with trio.move_on_after(limit):
         try:
             async with await trio.open_unix_socket(_private_socket()) as stream:
                 manager = _Manager(stream)
