@@ -13,7 +13,8 @@ level  modules                        what they are
                                       D-Bus messages, the text of the systemd unit
 2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
-       dial systemd manager           directory; connecting, leaving; sd_notify, asking systemd
+       dial systemd manager           directory; connecting, leaving; sd_notify, asking systemd;
+       succession                     exec(2) with all that is open
 4      listeners console client       who listens on this machine; the hub of one console;
        command fdstore                the control socket's other end; what commands share;
                                       descriptors that outlive the process

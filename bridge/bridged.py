@@ -25,7 +25,7 @@ from bridge.endpoints import (
     listen_unix,
 )
 from bridge.errors import StartError
-from bridge.handover import Bag, Record
+from bridge.handover import Bag, Left, Record
 from bridge.listeners import Listeners
 from bridge.manners import Kind, Manners
 from bridge.pacing import Pacer
@@ -127,7 +127,7 @@ class BridgedConsole:
         self,
         settings: ConsoleSettings,
         common: Common,
-        left: tuple[Record, Bag] | None = None,
+        left: Left | None = None,
     ) -> None:
         self.settings = settings
         self._common = common
@@ -168,7 +168,7 @@ class BridgedConsole:
             "parts": {name: part.way.state(bag) for name, part in self._parts.items()},
         }
 
-    def _left_of(self, name: str) -> tuple[Record, Bag] | None:
+    def _left_of(self, name: str) -> Left | None:
         """What another process has left of the part called ``name``."""
         if self._left is None or self._left[0]["parts"].get(name) is None:
             return None

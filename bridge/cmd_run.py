@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bridge.command import Subparsers
     from bridge.config import ConsoleSettings
     from bridge.demo import ConsoleServer
-    from bridge.handover import Bag, Record
+    from bridge.handover import Left
     from bridge.service import Service
     from bridge.states import State
 
@@ -97,14 +97,15 @@ def _serve(
     """Bridge ``consoles`` until stopped; a built-in ``server`` outlives them."""
     import trio
 
-    from bridge import handover, systemd
+    from bridge import succession, systemd
     from bridge.control import Control
+    from bridge.handover import Bag, Ending
     from bridge.service import open_service
     from bridge.supervision import Supervision
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     directory = command.directory(arguments)
-    left = handover.inherit()
+    left = succession.inherit()
     supervision = Supervision(systemd.notifier())
     with (
         open_service(
@@ -118,7 +119,7 @@ def _serve(
         closing(Control(service, _part(left, "control"))) as control,
     ):
         if left is not None:
-            left[1].leave()  # what nobody took
+            succession.close(left[1])  # what nobody took
         if server is not None:
             service.tied = "the built-in console lives in this process"
 
@@ -137,9 +138,9 @@ def _serve(
                 nursery.cancel_scope.cancel()
 
         trio.run(run)
-        if service.ending is handover.Ending.HAND_OVER:
-            bag = handover.Bag()
-            bag.become({"service": service.state(bag), "control": control.state(bag)})
+        if service.ending is Ending.HAND_OVER:
+            bag = Bag()
+            succession.become({"service": service.state(bag), "control": control.state(bag)}, bag)
     return 0
 
 
@@ -147,7 +148,7 @@ def _count_states(service: "Service") -> "Counter[State]":
     return Counter(bridged.console.state for bridged in service.consoles.values())
 
 
-def _part(left: "tuple[Record, Bag] | None", name: str) -> "tuple[Record, Bag] | None":
+def _part(left: "Left | None", name: str) -> "Left | None":
     return (left[0][name], left[1]) if left is not None else None
 
 

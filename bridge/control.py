@@ -31,7 +31,7 @@ from bridge.endpoints import (
     session_state,
 )
 from bridge.errors import BridgeError, StartError, UsageError
-from bridge.handover import Bag, Record
+from bridge.handover import Bag, Left, Record
 from bridge.manners import Kind, Manners
 from bridge.printable import printable
 from bridge.service import Service
@@ -50,7 +50,7 @@ Answer = dict[str, Any]
 class Control:
     """Bound when made, which may raise StartError; answers in ``run``."""
 
-    def __init__(self, service: Service, left: tuple[Record, Bag] | None = None) -> None:
+    def __init__(self, service: Service, left: Left | None = None) -> None:
         self._service = service
         path = service.runtime.control
         try:

@@ -21,7 +21,7 @@ from bridge.attach import Attachment, FdChannel, RejectedError
 from bridge.codec import Codec
 from bridge.console import Console
 from bridge.guard import looks_like_telnet, looks_like_web
-from bridge.handover import Bag, Record
+from bridge.handover import Bag, Left, Record
 from bridge.manners import Kind, Manners
 from bridge.runtime import short_path
 
@@ -158,7 +158,7 @@ def session_state(session: Session, bag: Bag) -> Record:
     }
 
 
-def adopt_listener(left: tuple[Record, Bag]) -> socket.socket:
+def adopt_listener(left: Left) -> socket.socket:
     """The listening socket that was handed over."""
     record, bag = left
     return socket.socket(fileno=bag.take(record["listener"]))

@@ -21,7 +21,7 @@ from bridge.bridged import BridgedConsole, Common, Place
 from bridge.config import ANY_PORT, PORTS, ConsoleSettings, check_unique, console
 from bridge.endpoints import MAX_ATTACHMENTS
 from bridge.errors import BridgeError, StartError
-from bridge.handover import Bag, Ending, Record
+from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
 from bridge.presence import Presence
 from bridge.runtime import RuntimeDirectory
@@ -144,7 +144,7 @@ class Service:
         self,
         settings: ConsoleSettings,
         filed: ConsoleSettings | None = None,
-        left: tuple[Record, Bag] | None = None,
+        left: Left | None = None,
     ) -> None:
         """Bind a console and, if the service runs, start it; raises StartError."""
         running = _Running(BridgedConsole(settings, self._common, left), filed)
@@ -297,7 +297,7 @@ def open_service(
     filed: Mapping[str, ConsoleSettings] | None = None,
     reread: Callable[[], list[ConsoleSettings]] | None = None,
     changed: Callable[[], None] = lambda: None,
-    left: tuple[Record, Bag] | None = None,
+    left: Left | None = None,
 ) -> Iterator[Service]:
     """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
 
