@@ -24,11 +24,12 @@ level  modules                        what they are
 8      service                        all consoles, bound and run
 9      status                         what can be told of them
 10     control                        the socket where it is asked
-11     cmd_run cmd_path cmd_status    the subcommands
+11     daemon                         the whole process, from start to end
+12     cmd_run cmd_path cmd_status    the subcommands
        cmd_attach cmd_wait cmd_ask
        cmd_check cmd_install
-12     cli                            the command
-13     __main__                       ``python -m bridge``
+13     cli                            the command
+14     __main__                       ``python -m bridge``
 
 The path of a byte from the guest: upstream reads the socket, websocket strips the frames,
 console appends to its scrollback and lets each attachment push to its descriptor.  To the

@@ -7,9 +7,7 @@ import logging
 import os
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +18,7 @@ from bridge.errors import StartError
 if TYPE_CHECKING:
     from bridge.bridged import Place
     from bridge.command import Subparsers
-    from bridge.config import ConsoleSettings
-    from bridge.demo import ConsoleServer
-    from bridge.handover import Left
-    from bridge.service import Service
-    from bridge.states import State
+    from bridge.daemon import Plan
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
@@ -60,6 +54,7 @@ def _service_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from bridge import config
+    from bridge.daemon import Plan
 
     given = config.from_arguments(arguments.consoles)
     file: Path | None = arguments.config
@@ -71,11 +66,12 @@ def _run(arguments: argparse.Namespace) -> int:
     reread = partial(config.load, file) if file is not None else None
     consoles = config.with_ports([*given, *filed], raw=arguments.raw, telnet=arguments.telnet)
     config.check_unique(consoles)
-    return _serve(consoles, arguments, filed={c.name: c for c in filed}, reread=reread)
+    return _serve(Plan(consoles, {c.name: c for c in filed}, reread), arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from bridge import config
+    from bridge.daemon import Plan
     from bridge.demo import ConsoleServer
     from bridge.guest import Shell
 
@@ -83,73 +79,16 @@ def _demo(arguments: argparse.Namespace) -> int:
     consoles = config.with_ports(
         config.from_arguments([f"demo={server.url}"]), raw=arguments.raw, telnet=arguments.telnet
     )
-    return _serve(consoles, arguments, server)
+    return _serve(Plan(consoles, server=server), arguments)
 
 
-def _serve(
-    consoles: "list[ConsoleSettings]",
-    arguments: argparse.Namespace,
-    server: "ConsoleServer | None" = None,
-    *,
-    filed: "Mapping[str, ConsoleSettings] | None" = None,
-    reread: "Callable[[], list[ConsoleSettings]] | None" = None,
-) -> int:
-    """Bridge ``consoles`` until stopped; a built-in ``server`` outlives them."""
-    import trio
-
-    from bridge import succession, systemd
-    from bridge.control import Control
-    from bridge.handover import Bag, Ending
-    from bridge.service import open_service
-    from bridge.supervision import Supervision
+def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
+    from bridge import daemon
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    directory = command.directory(arguments)
-    left = succession.inherit()
-    supervision = Supervision(systemd.notifier())
-    with (
-        open_service(
-            consoles,
-            directory,
-            filed=filed,
-            reread=reread,
-            changed=supervision.changed,
-            left=_part(left, "service"),
-        ) as service,
-        closing(Control(service, _part(left, "control"))) as control,
-    ):
-        if left is not None:
-            succession.close(left[1])  # what nobody took
-        if server is not None:
-            service.tied = "the built-in console lives in this process"
-
-        def ready() -> None:
-            if left is None:
-                _announce(service.places, _print_json if arguments.json else _print_table)
-            supervision.ready()
-
-        async def run() -> None:
-            async with trio.open_nursery() as nursery:
-                if server is not None:
-                    nursery.start_soon(server.run)
-                nursery.start_soon(control.run)
-                nursery.start_soon(supervision.run, lambda: _count_states(service))
-                await service.run(ready)
-                nursery.cancel_scope.cancel()
-
-        trio.run(run)
-        if service.ending is Ending.HAND_OVER:
-            bag = Bag()
-            succession.become({"service": service.state(bag), "control": control.state(bag)}, bag)
+    show = _print_json if arguments.json else _print_table
+    daemon.run(plan, command.directory(arguments), lambda places: _announce(places, show))
     return 0
-
-
-def _count_states(service: "Service") -> "Counter[State]":
-    return Counter(bridged.console.state for bridged in service.consoles.values())
-
-
-def _part(left: "Left | None", name: str) -> "Left | None":
-    return (left[0][name], left[1]) if left is not None else None
 
 
 def _announce(places: "list[Place]", show: "Callable[[list[Place]], None]") -> None:
