@@ -9,17 +9,21 @@ level  modules                        what they are
                                       process leaves to the next
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
        telnet replay states manners   of input, the shape of a client's first read, telnet,
-       guest dbus unit                what a newcomer is shown and told, the demo's machine,
-                                      D-Bus messages, the text of the systemd unit
+       guest dbus unit protocol       what a newcomer is shown and told, the demo's machine,
+       access certificate             D-Bus messages, the text of the systemd unit, what is
+                                      spoken to a server, what it must show, what it shows
 2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
-       dial systemd manager           directory; connecting, leaving; sd_notify, asking systemd;
-       succession                     exec(2) with all that is open
-4      listeners console client       who listens on this machine; the hub of one console;
-       command fdstore                the control socket's other end; what commands share;
-                                      descriptors that outlive the process
-5      upstream attach supervision    the connection to QEMU; one local session; telling systemd
-6      pty endpoints demo             where local programs come in; the built-in console
+       dial transport credentials     directory; connecting; a socket's bytes, and leaving;
+       systemd manager succession     files of certificates and secrets; sd_notify, asking
+                                      systemd; exec(2) with all that is open
+4      listeners console tls          who listens on this machine; the hub of one console;
+       client command fdstore         TLS on a socket; the control socket's other end; what
+                                      commands share; descriptors that outlive the process
+5      attach reach supervision       one local session; from a URL to a connection; telling
+                                      systemd
+6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
+                                      come in; the built-in console
 7      bridged                        one console with all its ways in and out
 8      service                        all consoles, bound and run
 9      status                         what can be told of them

@@ -28,10 +28,11 @@ from bridge.errors import StartError
 from bridge.handover import Bag, Left, Record
 from bridge.listeners import Listeners
 from bridge.manners import Kind, Manners
-from bridge.pacing import Pacer
+from bridge.pacing import Input, Pacer
 from bridge.presence import Presence
 from bridge.printable import printable
 from bridge.pty import PtyEndpoint
+from bridge.reach import Reach
 from bridge.runtime import RuntimeDirectory
 from bridge.states import State
 from bridge.telnet import Telnet
@@ -137,7 +138,7 @@ class BridgedConsole:
             settings.name,
             str(settings.url),
             scrollback=settings.scrollback,
-            pacer=Pacer(settings.input),
+            pacer=Pacer(settings.clocking),
             on_state=self._on_state,
             on_break=self._break,
         )
@@ -220,7 +221,10 @@ class BridgedConsole:
                 self._parts[plan.name] = plan.make()
 
     def _plans(self, s: ConsoleSettings) -> Iterator[_Plan]:
-        yield _Plan("upstream", (s.url, s.input), partial(self._make_upstream, s))
+        reach = Reach(s.url, s.access)
+        yield _Plan(
+            "upstream", (reach, s.clocking), partial(self._make_upstream, reach, s.clocking)
+        )
         for name, kind, port in (
             ("raw", Kind.RAW, s.raw),
             ("telnet", Kind.TELNET, s.telnet),
@@ -239,12 +243,12 @@ class BridgedConsole:
                 manners = s.manners(Kind.PTY, writable=writable)
                 yield _Plan(name, True, partial(self._make_pty, name, link, manners), manners)
 
-    def _make_upstream(self, settings: ConsoleSettings) -> _Part:
-        self.console.pacer = Pacer(settings.input)
-        upstream = Upstream(self.console, settings.url, self._common.listeners, self._warn)
+    def _make_upstream(self, reach: Reach, clocking: Input) -> _Part:
+        self.console.pacer = Pacer(clocking)
+        upstream = Upstream(self.console, reach, self._common.listeners, self._warn)
         if left := self._left_of("upstream"):
             upstream.restore(*left)
-        return _Part((settings.url, settings.input), upstream)
+        return _Part((reach, clocking), upstream)
 
     def _make_tcp(self, name: str, port: int, manners: Manners) -> _Part:
         left = self._left_of(name)

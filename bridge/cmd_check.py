@@ -18,9 +18,7 @@ def add_to(commands: "Subparsers") -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from bridge import config
-
     file = arguments.file or command.default_config()
-    consoles = config.load(file)
+    consoles = command.load(file)
     print(f"{file}: good, {len(consoles)} console{'s' if len(consoles) != 1 else ''}")
     return 0

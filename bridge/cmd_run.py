@@ -30,7 +30,10 @@ nothing to run: no CONSOLE given, and no {config}
 def add_to(commands: "Subparsers") -> None:
     run = commands.add_parser("run", help="bridge consoles until stopped")
     run.add_argument(
-        "consoles", nargs="*", metavar="CONSOLE", help="URL or NAME=URL (ws://, ws+unix:///path)"
+        "consoles",
+        nargs="*",
+        metavar="CONSOLE",
+        help="URL or NAME=URL (ws://, wss://, tcp://, ...)",
     )
     run.add_argument("--config", type=Path, metavar="FILE", help="read consoles from FILE")
     _service_options(run)
@@ -62,8 +65,8 @@ def _run(arguments: argparse.Namespace) -> int:
         file = command.default_config()
         if not file.exists():
             raise StartError(_NOTHING_TO_RUN.format(config=file))
-    filed = config.load(file) if file is not None else []
-    reread = partial(config.load, file) if file is not None else None
+    filed = command.load(file) if file is not None else []
+    reread = partial(command.load, file) if file is not None else None
     consoles = config.with_ports([*given, *filed], raw=arguments.raw, telnet=arguments.telnet)
     config.check_unique(consoles)
     return _serve(Plan(consoles, {c.name: c for c in filed}, reread), arguments)

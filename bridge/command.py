@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.errors import ConfigError
 from bridge.runtime import default_directory
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from bridge.config import ConsoleSettings
 
     Subparsers = argparse._SubParsersAction[Any]  # noqa: SLF001 (has no other name)
 
@@ -29,6 +32,18 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"found '{text}'; allowed: a port from 1 to 65535, or 0")
     return int(text)
+
+
+def load(file: Path) -> "list[ConsoleSettings]":
+    """The consoles of a configuration file, and the files that it names do."""
+    from bridge import config, credentials
+
+    consoles = config.load(file)
+    try:
+        credentials.check(consoles)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return consoles
 
 
 def default_config() -> Path:

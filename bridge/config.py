@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import BridgeError, ConfigError, UrlError, UsageError
+from bridge.access import (
+    ALLOWED_HEADERS,
+    ALLOWED_PATH,
+    ALLOWED_PIN,
+    Access,
+    parse_headers,
+    parse_path,
+    parse_pin,
+)
+from bridge.errors import BridgeError, ConfigError, UsageError
 from bridge.manners import Kind, Manners
 from bridge.pacing import Input
 from bridge.printable import printable
@@ -52,6 +61,12 @@ class ConsoleSettings:
     input: Input = Input.AUTO
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The table of TOML that says all of this, but for ports of the command line."""
+    access: Access = field(default_factory=Access)
+
+    @property
+    def clocking(self) -> Input:
+        """``input`` as it is meant for this upstream."""
+        return Input.DIRECT if self.input is Input.AUTO and self.url.lossless else self.input
 
     def manners(self, kind: Kind, *, writable: bool = True) -> Manners:
         """How those are treated who attach by an endpoint of ``kind``."""
@@ -120,6 +135,17 @@ KEYS: Mapping[str, Key] = {
     "replay": Key(_replay, 'a number of bytes or "16KiB": from 0 (none) to 1 MiB'),
     "notices": Key(_boolean, "true or false"),
     "input": Key(Input, " or ".join(f'"{choice.value}"' for choice in Input)),
+    "ca": Key(parse_path, ALLOWED_PATH),
+    "cert": Key(parse_path, ALLOWED_PATH),
+    "key": Key(parse_path, ALLOWED_PATH),
+    "pin": Key(parse_pin, ALLOWED_PIN),
+    "headers": Key(parse_headers, ALLOWED_HEADERS),
+}
+
+# Which keys make sense with which URLs; together they are a console's Access.
+_ACCESS: Mapping[str, tuple[Callable[[UpstreamUrl], bool], str]] = {
+    **dict.fromkeys(("ca", "cert", "key", "pin"), (lambda url: url.tls, "wss:// and tls://")),
+    "headers": (lambda url: url.websocket, "ws://, wss:// and ws+unix://"),
 }
 
 
@@ -152,7 +178,7 @@ def console(name: str, table: object) -> ConsoleSettings:
     if "url" not in own:
         raise ConfigError(f"settings.url: missing; allowed: {ALLOWED_URL}")
     assert isinstance(table, dict)
-    return ConsoleSettings(name=_name(name), **own, source=table)
+    return _settings(_name(name), "settings", {}, own, table)
 
 
 def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
@@ -229,11 +255,37 @@ def _document(document: dict[str, Any]) -> list[ConsoleSettings]:
         if "url" not in own:
             raise ConfigError(f"{where}.url: missing; allowed: {ALLOWED_URL}")
         source = document.get("defaults", {}) | table
-        consoles.append(
-            ConsoleSettings(name=_name(name, "consoles."), **(defaults | own), source=source)
-        )
+        consoles.append(_settings(_name(name, "consoles."), where, defaults, own, source))
     check_unique(consoles)
     return consoles
+
+
+def _settings(
+    name: str, where: str, defaults: dict[str, Any], own: dict[str, Any], source: dict[str, Any]
+) -> ConsoleSettings:
+    access = _access(defaults, own, where)
+    others = {key: value for key, value in (defaults | own).items() if key not in _ACCESS}
+    said = {key: value for key, value in source.items() if key in access or key in others}
+    return ConsoleSettings(name=name, access=Access(**access), **others, source=said)
+
+
+def _access(defaults: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, Any]:
+    """What of a console's keys is for its kind of URL.
+
+    A default for another kind is for other consoles; a key of the console's own is an error.
+    """
+    url: UpstreamUrl = own["url"]
+    values = {}
+    for key, (fits, allowed) in _ACCESS.items():
+        if not fits(url):
+            if key in own:
+                scheme = url.scheme.value
+                raise ConfigError(f"{where}.{key}: the URL is {scheme}://; allowed with {allowed}")
+        elif key in defaults | own:
+            values[key] = (defaults | own)[key]
+    if "key" in values and "cert" not in values:
+        raise ConfigError(f"{where}.key: given without cert, the certificate that it belongs to")
+    return values
 
 
 def _table(table: object, where: str, *, in_defaults: bool) -> dict[str, Any]:
@@ -248,7 +300,7 @@ def _table(table: object, where: str, *, in_defaults: bool) -> dict[str, Any]:
         except ValueError:
             found, allowed = _found(value), KEYS[name].allowed
             raise ConfigError(f"{where}.{name}: found {found}; allowed: {allowed}") from None
-        except UrlError as error:
+        except BridgeError as error:
             raise ConfigError(f"{where}.{name}: {error}") from None
     return values
 

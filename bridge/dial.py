@@ -1,4 +1,4 @@
-"""Connect to a console's server, and leave it: both have manners that QEMU insists on."""
+"""Connect to a console's server; ``transport`` leaves it."""
 
 import errno
 import os
@@ -11,13 +11,6 @@ from bridge.url import TcpAddress, UnixAddress
 
 CONNECT_LIMIT = 5.0
 
-# SIGTERM is to end the service within a second, whatever QEMU does.
-LEAVE_LIMIT = 0.7
-
-# QEMU loses what it receives together with the end of the stream (0 to 3 of 15 bytes
-# arrived; after 50 ms all had).
-LINGER = 0.050
-
 
 class DialError(BridgeError):
     """Nobody answers at the address, or nobody has room."""
@@ -28,12 +21,17 @@ class DialError(BridgeError):
         """Somebody listens, but his queue is full."""
 
 
-async def dial(address: TcpAddress | UnixAddress) -> trio.socket.SocketType:
-    """Return a connected socket; raises DialError, after CONNECT_LIMIT at the latest."""
+async def dial(
+    address: TcpAddress | UnixAddress, *, pushes_back: bool = False
+) -> trio.socket.SocketType:
+    """Return a connected socket; raises DialError, after CONNECT_LIMIT at the latest.
+
+    ``pushes_back`` says of the server that it may leave unread what it is sent.
+    """
     try:
         match address:
             case TcpAddress():
-                return await _dial_tcp(address)
+                return await _dial_tcp(address, pushes_back)
             case UnixAddress(path):
                 return _dial_unix(path)
     except OSError as error:
@@ -42,7 +40,7 @@ async def dial(address: TcpAddress | UnixAddress) -> trio.socket.SocketType:
         raise DialError(f"host name: {error}") from error
 
 
-async def _dial_tcp(address: TcpAddress) -> trio.socket.SocketType:
+async def _dial_tcp(address: TcpAddress, pushes_back: bool) -> trio.socket.SocketType:
     try:
         with trio.fail_after(CONNECT_LIMIT):
             stream = await trio.open_tcp_stream(address.host, address.port)
@@ -60,7 +58,9 @@ async def _dial_tcp(address: TcpAddress) -> trio.socket.SocketType:
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    if not pushes_back:
+        # It also ends a connection whose other end has had no room for so long.
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
     return tcp
 
 
@@ -76,37 +76,6 @@ def _dial_unix(path: str) -> trio.socket.SocketType:
         unix.close()
         raise
     return trio.socket.from_stdlib_socket(unix)
-
-
-async def leave(connection: trio.socket.SocketType, unsent: bytes, last_sent: float) -> bool:
-    """Leave a server that has accepted us; tell whether it let us go in time.
-
-    ``unsent`` is the rest of a frame that was begun: to end within a frame locks QEMU.
-
-    Only this order is safe: a QEMU whose client closes while the guest writes, or with a
-    websocket close frame while the guest has unread input, never serves another client.
-    """
-    with trio.CancelScope(shield=True), trio.move_on_after(LEAVE_LIMIT) as limit, connection:
-        try:
-            while unsent:
-                unsent = unsent[await connection.send(unsent) :]
-            await trio.sleep_until(last_sent + LINGER)
-            connection.shutdown(socket.SHUT_WR)
-            while await connection.recv(1 << 16):
-                pass
-        except OSError:
-            pass  # reset by the server: gone is gone
-    return not limit.cancelled_caught
-
-
-def quick_ack(connection: trio.socket.SocketType) -> None:
-    """Acknowledge what was just received at once; to be said after each read.
-
-    QEMU leaves Nagle's algorithm on: without this one echo in eight comes 40 ms late.
-    The kernel forgets the option by itself (tcp(7)).
-    """
-    if connection.family != socket.AF_UNIX:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _strerror(error: OSError) -> str:

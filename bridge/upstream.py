@@ -9,26 +9,29 @@ in.  How the states follow each other:
         `---- answered wrongly, or accepted and not answered: FAILED
 
 WAITING tries again by the clock, when a VM on this machine begins to listen, and when
-somebody attaches.  FAILED leaves the clock out: each attempt may type an HTTP request
-into a guest.
+somebody attaches.  FAILED leaves the clock out where each attempt may type a request into
+a guest (protocol.Retry).  A server that never says that it serves us, a plain chardev,
+makes the console ONLINE with its first byte, or once it is seen to have accepted us.
 """
 
 import math
-import os
 import random
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from socket import AF_UNIX
 
 import trio
 
 from bridge import sockdiag
 from bridge.console import Console
-from bridge.dial import DialError, dial, leave, quick_ack
+from bridge.credentials import CredentialError
+from bridge.dial import DialError
 from bridge.handover import Bag, Record
 from bridge.listeners import Listeners, Listening, is_local, who_listens
+from bridge.protocol import End, Retry, Speech
+from bridge.reach import Reach
 from bridge.states import State
-from bridge.url import UpstreamUrl
-from bridge.websocket import End, Retry, Wire
+from bridge.transport import Transport, TransportError
 
 READ_SIZE = 64 * 1024
 
@@ -69,19 +72,20 @@ class Upstream:
     def __init__(
         self,
         console: Console,
-        url: UpstreamUrl,
+        reach: Reach,
         listeners: Listeners,
         warn: Callable[[str], None],
     ) -> None:
         self._console = console
-        self._url = url
+        self._reach = reach
+        self._address = reach.url.address
         self._listeners = listeners
         self._warn = warn
 
     async def run(self) -> None:
         backoff = delays()
         while True:
-            known = who_listens(self._url.address)
+            known = who_listens(self._address)
             began = trio.current_time()
             retry = await self._connection()
             if trio.current_time() > began + STEADY:
@@ -106,49 +110,54 @@ class Upstream:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait, self._console.wait_attached())
-            if is_local(self._url.address):
-                nursery.start_soon(wait, self._listeners.wait_other(self._url.address, known))
+            if is_local(self._address):
+                nursery.start_soon(wait, self._listeners.wait_other(self._address, known))
 
     async def _connection(self) -> Retry:
         """Make one connection and serve it to its end."""
         try:
-            socket = await dial(self._url.address)
+            connection = _Connection(*await self._reach.connect())
         except DialError as error:
             self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
-        connection = _Connection(socket, Wire(self._url), on_clear=self._console.kick)
+        except CredentialError as error:
+            self._end(End(str(error), Retry.MAYBE))
+            return Retry.MAYBE
         end = None  # if the service is stopping
         try:
             end = await self._serve(connection)
         finally:
             # First, so that nothing is typed into a connection that is ending.
             self._console.hang_up()
-            if end is not None:
-                state = State.FAILED if end.retry is Retry.NO else State.WAITING
-                self._console.enter(state, end.reason)
+            if end is not None and end.explain is None:
+                self._end(end)
             if not await connection.close():
                 self._warn("QEMU did not let go in time; the console may be locked")
+        if end.explain is not None:
+            self._end(replace(end, reason=await end.explain()))
         return end.retry
+
+    def _end(self, end: End) -> None:
+        self._console.enter(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
 
     async def _serve(self, connection: "_Connection") -> End:
         """Read until the stream has an end; the two other tasks live as long."""
         async with trio.open_nursery() as nursery:
             reading = trio.CancelScope()
-            nursery.start_soon(connection.flush)
+            nursery.start_soon(connection.transport.flush, self._console.kick)
             nursery.start_soon(self._judge_silence, connection, reading)
-            connection.transmit(connection.wire.hello())
+            connection.transmit(connection.speech.hello())
             with reading:
                 await self._read(connection)
             nursery.cancel_scope.cancel()
-        assert connection.wire.end is not None
-        return connection.wire.end
+        assert connection.end is not None
+        return connection.end
 
     async def _read(self, connection: "_Connection") -> None:
-        wire = connection.wire
         flood = Flood()
-        while wire.end is None:
+        while connection.end is None:
             payload = await connection.receive()
-            if wire.open and self._console.state is not State.ONLINE:
+            if connection.speech.open and self._console.state is not State.ONLINE:
                 self._console.connect(connection)
             if payload:
                 await self._feed(payload)
@@ -168,26 +177,27 @@ class Upstream:
         pause, silence, unheld = FIRST_LOOK, 0.0, 0
         while True:
             await trio.sleep(pause)
-            if connection.wire.open:
+            if connection.speech.open or connection.end:
                 return
             match connection.accepted():
-                case True:
-                    silence += pause
-                    if silence >= SILENCE_LIMIT:
-                        connection.wire.end = End(
-                            f"connected, but no answer in {SILENCE_LIMIT:g} s: no websocket server;"
-                            " has the chardev websocket=on?",
-                            Retry.NO,
-                        )
-                        reading.cancel()
-                        return
                 case False:
                     # A look may fall between one client's leaving and the next one's
                     # turn: only the second that finds no holder says something.
                     unheld = 0 if connection.held_by_another() else min(unheld + 1, 2)
                     self._console.enter(State.BUSY, (HELD, QUEUED, LOCKED)[unheld])
-                case None:
+                case _ if connection.transport.open and not connection.speech.greets:
+                    # Nobody says that he serves us; as far as can be seen, he does.
+                    connection.speech.open = True
+                    self._console.connect(connection)
+                    return
+                case None if not connection.amid_handshake:
                     self._console.enter(State.BUSY, UNSEEN)
+                case _:
+                    silence += pause
+                    if silence >= SILENCE_LIMIT:
+                        connection.give_up()
+                        reading.cancel()
+                        return
             pause = NEXT_LOOK
 
 
@@ -221,79 +231,70 @@ class Flood:
 
 
 class _Connection:
-    """A connected socket and its protocol state: the Line that a console sends through."""
+    """A connection and what is spoken on it: the Line that a console sends through."""
 
-    def __init__(
-        self, socket: trio.socket.SocketType, wire: Wire, on_clear: Callable[[], None]
-    ) -> None:
-        self.wire = wire
-        self._socket = socket
-        self._on_clear = on_clear
-        self._unsent = b""
-        self._not_all_sent = trio.Event()
+    def __init__(self, transport: Transport, speech: Speech) -> None:
+        self.transport = transport
+        self.speech = speech
+        self._socket = transport.socket
         self._last_sent = -math.inf  # input for the guest
         self.frames_sent = 0
         self._full_reads = 0  # in a row
 
     @property
+    def end(self) -> End | None:
+        return self.speech.end
+
+    @property
     def clear(self) -> bool:
-        """Nothing unsent, and still a websocket: after its end nothing may be framed."""
-        return not self._unsent and self.wire.end is None
+        """Nothing unsent, and no end: after a websocket's end nothing may be framed."""
+        return self.transport.clear and self.speech.end is None
 
     def send(self, payload: bytes) -> None:
         self._last_sent = trio.current_time()
         self.frames_sent += 1
-        self.transmit(self.wire.send(payload))
+        self.transmit(self.speech.send(payload))
 
     def transmit(self, data: bytes) -> None:
-        """Send ``data`` with one call if there is room, else let ``flush`` do it.
-
-        One frame, one send: QEMU can be locked by a client that dies amid a frame.
-        """
-        sent = 0
-        if not self._unsent:
-            try:
-                sent = os.write(self._socket.fileno(), data)
-            except BlockingIOError:
-                pass
-            except OSError:
-                return  # the reader meets the same error and ends the connection
-        self._unsent += data[sent:]
-        if self._unsent:
-            self._not_all_sent.set()
-
-    async def flush(self) -> None:
-        """Send what had no room."""
-        while True:
-            await self._not_all_sent.wait()
-            self._not_all_sent = trio.Event()
-            await trio.lowlevel.wait_writable(self._socket)
-            data, self._unsent = self._unsent, b""
-            self.transmit(data)
-            if self.clear:
-                self._on_clear()
+        try:
+            self.transport.send(data)
+        except TransportError as error:
+            self.speech.end = error.end
 
     async def receive(self) -> bytes:
-        """Wait for bytes, return the payload in them; may set ``wire.end``."""
+        """Wait for bytes, return the payload in them; may set ``end``."""
         if self._full_reads % STRAIGHT == 0:
             await trio.lowlevel.wait_readable(self._socket)
         try:
-            data = os.read(self._socket.fileno(), READ_SIZE)
-        except BlockingIOError:
-            self._full_reads = 0
-            return b""
-        except OSError as error:
-            self.wire.end = End(f"connection lost: {os.strerror(error.errno or 0).lower()}")
+            data = self.transport.read(READ_SIZE)
+        except TransportError as error:
+            self.speech.end = error.end
             return b""
         self._full_reads = self._full_reads + 1 if len(data) == READ_SIZE else 0
-        quick_ack(self._socket)
-        if not data:
-            self.wire.receive_eof()
-            return b""
-        payload, reply = self.wire.receive(data)
-        if reply:
-            self.transmit(reply)
+        payload = b""
+        if data:
+            payload, reply = self.speech.receive(data)
+            if reply:
+                self.transmit(reply)
+        if self.transport.ended:
+            self.speech.receive_eof()
         return payload
+
+    @property
+    def amid_handshake(self) -> bool:
+        """Somebody answers, but TLS is not up yet."""
+        return self.transport.heard and not self.transport.open
+
+    def give_up(self) -> None:
+        """He has accepted us, and is silent: he is no such server."""
+        what, setting = "websocket", "websocket=on"
+        if not self.transport.open:
+            what, setting = "TLS", "tls-creds"
+        self.speech.end = End(
+            f"connected, but no answer in {SILENCE_LIMIT:g} s: no {what} server;"
+            f" has the chardev {setting}?",
+            Retry.NO,
+        )
 
     def accepted(self) -> bool | None:
         """Has the server accepted us, or are we queued?  None if that cannot be seen."""
@@ -334,10 +335,13 @@ class _Connection:
 
     async def close(self) -> bool:
         """Leave as QEMU wants it; False if it did not close its end in time."""
-        if not self.wire.answered and self.accepted() is False:
+        if not self.transport.heard and self.accepted() is False:
             # Still queued, so that nobody would answer our leaving.  When its turn comes
             # QEMU meets request and end of stream together, and lets go.
             self._socket.close()
             return True
         # Without an answer too: QEMU may have begun to serve us since the last look.
-        return await leave(self._socket, self._unsent, self._last_sent) or not self.wire.open
+        # Only the websocket of a QEMU can be locked; a plain chardev with much to read yet
+        # lets go when it has.
+        locked = self.speech.open and self.speech.greets
+        return await self.transport.leave(self._last_sent) or not locked

@@ -1,9 +1,10 @@
-"""Where a console is: ``ws://HOST:PORT`` or ``ws+unix:///PATH``.
+"""Where a console is, and what is spoken there: ``ws://HOST:PORT`` and its like.
 
 Owns the syntax and the question "is it on this machine?", which decides how a missing
 VM is waited for.  Knows nothing of connecting.
 """
 
+import enum
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from urllib.parse import unquote, urlsplit
 from bridge.errors import UrlError
 from bridge.printable import printable
 
-ALLOWED = "ws://HOST:PORT or ws+unix:///PATH"
+ALLOWED = (
+    "ws://HOST:PORT, wss://HOST:PORT, ws+unix:///PATH, tcp://HOST:PORT, tls://HOST:PORT"
+    " or unix:///PATH"
+)
 
 # sockaddr_un.sun_path holds 108 bytes with its final NUL (unix(7)).
 MAX_UNIX_PATH = 107
@@ -53,6 +57,20 @@ class UnixAddress:
         return self.path
 
 
+class Scheme(enum.Enum):
+    """A websocket, or the bytes as they are; over TCP, TLS or a Unix socket."""
+
+    WS = "ws"
+    WSS = "wss"
+    WS_UNIX = "ws+unix"
+    TCP = "tcp"
+    TLS = "tls"
+    UNIX = "unix"
+
+
+_DEFAULT_PORT = {Scheme.WS: 80, Scheme.WSS: 443}
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamUrl:
     """A parsed upstream URL.
@@ -62,11 +80,29 @@ class UpstreamUrl:
     """
 
     text: str
+    scheme: Scheme
     address: TcpAddress | UnixAddress
-    resource: str
+    resource: str = "/"
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme in {Scheme.WSS, Scheme.TLS}
+
+    @property
+    def websocket(self) -> bool:
+        return self.scheme in {Scheme.WS, Scheme.WSS, Scheme.WS_UNIX}
+
+    @property
+    def lossless(self) -> bool:
+        """The server takes no more than the guest reads.
+
+        A plain chardev of QEMU's does; its websocket reads all that it is sent, and until
+        9.0 dropped what the guest had no room for.
+        """
+        return not self.websocket
 
     @classmethod
     def parse(cls, text: object) -> "UpstreamUrl":
@@ -89,20 +125,22 @@ class UpstreamUrl:
             raise ValueError("a user name or password does not belong in the URL")
         if parts.fragment:
             raise ValueError("a #fragment means nothing here")
-        match parts.scheme:
-            case "ws":
-                query = f"?{parts.query}" if parts.query else ""
-                return cls(
-                    text, _tcp_address(parts.hostname, parts.port), (parts.path or "/") + query
-                )
-            case "ws+unix":
-                if parts.netloc or parts.query:
-                    raise ValueError("wants three slashes and an absolute path")
-                return cls(text, _unix_address(unquote(parts.path)), "/")
-            case "":
-                raise ValueError("has no scheme")
-            case scheme:
-                raise ValueError(f"scheme '{scheme}' is not known")
+        try:
+            scheme = Scheme(parts.scheme)
+        except ValueError:
+            known = f"scheme '{parts.scheme}' is not known" if parts.scheme else "has no scheme"
+            raise ValueError(known) from None
+        if scheme in {Scheme.WS_UNIX, Scheme.UNIX}:
+            if parts.netloc or parts.query:
+                raise ValueError("wants three slashes and an absolute path")
+            return cls(text, scheme, _unix_address(unquote(parts.path)))
+        address = _tcp_address(parts.hostname, parts.port, _DEFAULT_PORT.get(scheme))
+        if scheme in _DEFAULT_PORT:
+            query = f"?{parts.query}" if parts.query else ""
+            return cls(text, scheme, address, (parts.path or "/") + query)
+        if parts.path not in {"", "/"} or parts.query:
+            raise ValueError("a path means nothing here")
+        return cls(text, scheme, address)
 
     @property
     def default_name(self) -> str:
@@ -116,14 +154,17 @@ class UpstreamUrl:
         return name[:64] or "console"
 
 
-def _tcp_address(host: str | None, port: int | None) -> TcpAddress:
+def _tcp_address(host: str | None, port: int | None, default: int | None) -> TcpAddress:
     if not host:
         raise ValueError("has no host")
     if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
         raise ValueError("the host has characters that no host name has")
     if port == 0:
         raise ValueError("port 0 is nobody's")
-    return TcpAddress(host, 80 if port is None else port)
+    port = default if port is None else port
+    if port is None:
+        raise ValueError("has no port")
+    return TcpAddress(host, port)
 
 
 def _unix_address(path: str) -> UnixAddress:

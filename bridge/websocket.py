@@ -8,9 +8,8 @@ ClientProtocol sees only what is left, whole frames at a time: the undecoded tai
 stream is always one bytes object of ours.
 """
 
-import enum
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
@@ -18,6 +17,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from bridge.printable import printable
+from bridge.protocol import End, Retry
 from bridge.url import TcpAddress, UpstreamUrl
 
 # QEMU sends at most 8192 bytes a frame; other servers may send more, but not without end.
@@ -29,28 +29,12 @@ _OPCODES = frozenset(Opcode)
 _FIRST_LOOK = 16
 
 
-class Retry(enum.Enum):
-    """What the end of a connection says about another attempt."""
-
-    YES = "the same request may succeed later"
-    NO = "the same request would be refused again, or be typed into a guest once more"
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Why the websocket stream is over."""
-
-    reason: str
-    retry: Retry = Retry.YES
-
-
 class Wire:
-    """One connection's protocol state: ``hello``, then ``receive`` and ``send``.
+    """A ``protocol.Speech``: one connection's protocol state."""
 
-    Once ``end`` is set nothing more is read or written through it.
-    """
+    greets = True
 
-    def __init__(self, url: UpstreamUrl) -> None:
+    def __init__(self, url: UpstreamUrl, headers: Iterable[tuple[str, str]] = ()) -> None:
         # A Unix socket's Host may be anything (RFC 9112, 3.2 wants one).
         host, port = "localhost", 80
         if isinstance(url.address, TcpAddress):
@@ -59,22 +43,24 @@ class Wire:
         # QEMU takes a client that asks for `binary` or for nothing; its first versions
         # insisted on the former.  No extensions: QEMU has none.
         self._protocol = ClientProtocol(
-            WebSocketURI(False, host, port, path, query),
+            WebSocketURI(url.tls, host, port, path, query),
             subprotocols=[Subprotocol("binary")],
             max_size=(None, MAX_FRAME),
         )
+        self._headers = headers
         self._tail = bytearray()
         self._wanted = 1  # bytes the tail must reach before another look at it can help
         self._fragmented = False  # between the first and the last frame of a message
         self.open = False
         """The handshake is done."""
-        self.answered = False
-        """Anything has come at all."""
         self.end: End | None = None
 
     def hello(self) -> bytes:
         """The handshake request."""
-        self._protocol.send_request(self._protocol.connect())
+        request = self._protocol.connect()
+        for name, value in self._headers:
+            request.headers[name] = value
+        self._protocol.send_request(request)
         return self._outgoing()
 
     def send(self, payload: bytes) -> bytes:
@@ -84,7 +70,6 @@ class Wire:
 
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         """Take ``data`` from the network; return (payload, bytes to send back)."""
-        self.answered = True
         if not self.open:
             self._tail += data
             self._receive_head()
@@ -148,12 +133,16 @@ class Wire:
         """End the connection as an answer that is not 101 deserves."""
         line = head.partition(b"\r\n")[0]
         status = re.match(rb"HTTP/1\.[01] (\d)\d\d", line)
-        if status is None:
+        if head.startswith(b"\x15\x03"):  # an alert (RFC 8446, 5.1)
+            self.end = End("what answers speaks TLS; the URL would be wss://", Retry.NO)
+        elif status is None:
             self.end = End(
                 f"what answers is not a websocket (it says '{printable(line, 40)}');"
                 " has the chardev websocket=on?",
                 Retry.NO,
             )
+        elif line.startswith(b"HTTP/1.1 403 Request Entity"):  # QEMU's
+            self.end = End("refused: QEMU takes 32 lines and 4096 bytes of headers", Retry.NO)
         elif status[1] == b"5":  # a proxy, say, whose server is not there
             self.end = End(f"answered: {printable(line, 60)}")
         else:

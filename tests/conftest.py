@@ -13,6 +13,7 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -172,18 +173,11 @@ class Boot:
         self._user, self._directory = user, directory
         self._running: list[Qemu] = []
 
-    def __call__(
-        self,
-        guest: str,
-        *,
-        linux: Path | None = None,
-        unix: bool = False,
-        talkative: bool = False,
-    ) -> Qemu:
+    def __call__(self, guest: str, **options: Any) -> Qemu:
         place = self._directory / f"vm{len(self._running)}"
         place.mkdir()
         self._user.own(place)
-        vm = Qemu(self._user, place, guest, linux=linux, unix=unix, talkative=talkative)
+        vm = Qemu(self._user, place, guest, **options)
         self._running.append(vm)
         return vm
 

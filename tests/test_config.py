@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.access import Access, Credential, Plain, SecretFile
 from bridge.config import (
     KEYS,
     ConsoleSettings,
@@ -82,6 +83,86 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
         parse(text, "f")
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+WSS = '[consoles.vm]\nurl = "wss://h:1"'
+
+
+def test_what_a_server_shows_and_wants_to_see() -> None:
+    text = f"""
+        [defaults]
+        ca = "~/ca.pem"
+        [consoles.vm1]
+        url = "wss://h:1"
+        cert = "/me.pem"
+        key = "/me.key"
+        pin = "{":".join(["0F"] * 32)}"
+        headers = {{ X-One = "1", X-Two = {{ file = "~/two" }}, X-Three = {{ credential = "three" }} }}
+        [consoles.vm2]
+        {URL}
+        [consoles.vm3]
+        url = "tcp://h:1"
+        [consoles.vm4]
+        url = "tcp://h:1"
+        input = "paced"
+    """
+    consoles = parse(text, "f")
+    assert consoles[0].access == Access(
+        Path.home() / "ca.pem",
+        Path("/me.pem"),
+        Path("/me.key"),
+        "0f" * 32,
+        (
+            ("X-One", Plain("1")),
+            ("X-Two", SecretFile(Path.home() / "two")),
+            ("X-Three", Credential("three")),
+        ),
+    )
+    assert consoles[1].access == Access()  # a default that is not for its kind of URL
+    assert [c.clocking for c in consoles] == [
+        Input.AUTO,
+        Input.AUTO,
+        Input.DIRECT,
+        Input.PACED,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (f'[consoles.vm]\n{URL}\nca = "/x"', "ca: the URL is ws://; allowed with wss:// and tls"),
+        (f'[consoles.vm]\n{URL}\npin = "{"0" * 64}"', "pin: the URL is ws://; allowed with"),
+        (
+            '[consoles.vm]\nurl = "unix:///x"\nheaders = {}',
+            "headers: the URL is unix://; allowed with ws://",
+        ),
+        (f'{WSS}\nkey = "/x"', "key: given without cert"),
+        (f'{WSS}\nca = "x.pem"', 'ca: found "x.pem"; allowed: an absolute path'),
+        (f"{WSS}\nca = true", "ca: found true; allowed: an absolute path"),
+        (f'{WSS}\npin = "abc"', 'pin: found "abc"; allowed: the SHA-256'),
+        (f'{WSS}\nheaders = "hunter2"', "headers: not a table; allowed: a table of"),
+        (f'{WSS}\nheaders = {{ "A b" = "x" }}', "headers: 'A b' is no name of a header"),
+        (f'{WSS}\nheaders = {{ HOST = "x" }}', "headers: 'HOST' is the websocket's own"),
+        (f'{WSS}\nheaders = {{ Sec-WebSocket-Key = "x" }}', "headers: 'Sec-WebSocket-Key' is"),
+        (f'{WSS}\nheaders = {{ X = "x", x = "y" }}', "headers: 'x' is given twice"),
+        (f'{WSS}\nheaders = {{ X = "hunter2\\r\\nY: 1" }}', "headers: X: not one line of"),
+        (f'{WSS}\nheaders = {{ X = " hunter2" }}', "headers: X: not one line of"),
+        (f"{WSS}\nheaders = {{ X = 1 }}", "headers: X: not understood; allowed: a table of"),
+        (f'{WSS}\nheaders = {{ X = {{ file = "x" }} }}', "headers: X.file: not an absolute"),
+        (f'{WSS}\nheaders = {{ X = {{ credential = "../x" }} }}', "headers: X.credential: not"),
+        (f'{WSS}\nheaders = {{ X = {{ file = "/x", y = 1 }} }}', "headers: X: not understood"),
+    ],
+)
+def test_what_is_wrong_about_tls_and_headers_is_named(lines: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(lines, "f")
+    assert str(raised.value).startswith(f"f: consoles.vm.{message}")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_header_is_not_in_a_representation() -> None:
+    (console,) = parse(f'{WSS}\nheaders = {{ X = "hunter2" }}', "f")
+    assert "hunter2" not in repr(console)
 
 
 @given(st.text(max_size=200))

@@ -6,6 +6,7 @@ other end misbehaves.
 
 import base64
 import hashlib
+import random
 import re
 import signal
 import socket
@@ -14,18 +15,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge.upstream import Flood, delays
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
+from tests.support.certificates import Authority
 from tests.support.client import Client
 from tests.support.fake import Fake
 from tests.support.peer import Peer
 from tests.support.qemu import free_port
 from tests.support.user import User
 from tests.support.waiting import eventually
+from tests.test_transfer import reach_echo
 
 
 def echoes(client: Client, key: bytes) -> bool:
@@ -390,6 +394,83 @@ def test_a_vm_of_another_kind_on_the_same_port(user: User, directory: Path) -> N
     with bridge:
         with Fake("echo", port):
             bridge.wait_message("vm: ONLINE", limit=5)
+
+
+@pytest.mark.parametrize("options", [{}, {"unix": True}, {"tls": True}], ids=["tcp", "unix", "tls"])
+def test_a_chardev_without_websocket_loses_nothing_of_a_paste(
+    user: User, directory: Path, boot: Boot, options: dict[str, Any]
+) -> None:
+    """`auto` holds nothing back here: QEMU takes no more than the guest reads."""
+    config = directory / "config.toml"
+    more = ""
+    if "tls" in options:
+        authority = Authority(user, directory / "authority")
+        options = {"tls": authority.directory}
+        more = f'ca = "{authority.ca}"'
+    vm = boot("echofifo", websocket=False, **options)
+    config.write_text(f'[consoles.vm]\nurl = "{vm.url}"\n{more}\n')
+    config.chmod(0o644)
+    data = random.Random(2).randbytes(65536)
+    with (
+        Bridge(user, directory / "run", "--config", str(config)) as bridge,
+        Client(bridge.raw) as client,
+    ):
+        bridge.wait_message("vm: ONLINE")
+        reach_echo(client)
+        threading.Thread(target=client.type, args=(data,)).start()
+        assert client.read_exactly(len(data)) == data
+        vm.kill()
+        seen = bridge.wait_message("vm: WAITING: .*VM is gone")
+        vm.restart()
+        bridge.wait_message("vm: ONLINE", after=seen, limit=10)
+        reach_echo(client)
+    eventually(lambda: not vm.connected(), limit=2)
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_busy_at_a_chardev_without_websocket(
+    user: User, directory: Path, boot: Boot, unix: bool
+) -> None:
+    """Nobody greets; the kernel tells whether we were accepted."""
+    vm = boot("deaf", websocket=False, unix=unix)
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as holder:
+        holder.connect(str(vm.path) if unix else ("127.0.0.1", vm.port))
+        with run(user, directory, vm.url) as bridge:
+            bridge.wait_message("vm: BUSY: another client has this console")
+            holder.close()
+            bridge.wait_message("vm: ONLINE")
+            assert bridge.stop() == 0
+    eventually(lambda: not vm.connected(), limit=2)
+
+
+def test_leaving_a_flooding_chardev_without_websocket(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    vm = boot("flood", websocket=False)
+    with run(user, directory, vm.url) as bridge:
+        with Client(bridge.raw) as client:
+            client.read_exactly(9)
+        assert bridge.stop() == 0
+    eventually(lambda: not vm.connected(), limit=2)
+
+
+def test_a_paste_to_a_paused_guest_is_kept_and_not_waited_for_at_the_end(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    """The server pushes back: what it has not read is neither lost nor in the way."""
+    vm = boot("echofifo", websocket=False)
+    data = random.Random(3).randbytes(200_000)
+    with run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: ONLINE")
+        reach_echo(client)
+        vm.qmp("stop")
+        client.type(data[:50_000])
+        vm.qmp("cont")
+        assert client.read_exactly(50_000) == data[:50_000]
+        vm.qmp("stop")
+        client.type(data[50_000:])
+        assert bridge.stop() == 0
+        assert not any("locked" in message for message in bridge.messages)
 
 
 def test_delays_double_to_fifteen_seconds_with_jitter() -> None:

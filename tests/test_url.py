@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import UrlError
-from bridge.url import TcpAddress, UnixAddress, UpstreamUrl
+from bridge.url import Scheme, TcpAddress, UnixAddress, UpstreamUrl
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,11 @@ from bridge.url import TcpAddress, UnixAddress, UpstreamUrl
         ("ws://127.0.0.1:4555", TcpAddress("127.0.0.1", 4555), "/", "127.0.0.1-4555"),
         ("ws://vm-host.example/", TcpAddress("vm-host.example", 80), "/", "vm-host.example-80"),
         ("ws://[::1]:4555/vm1?x=1", TcpAddress("::1", 4555), "/vm1?x=1", "1-4555"),
+        ("wss://h/?token=x", TcpAddress("h", 443), "/?token=x", "h-443"),
         ("ws+unix:///run/a%20b.sock", UnixAddress("/run/a b.sock"), "/", "a-b.sock"),
+        ("tcp://h:23", TcpAddress("h", 23), "/", "h-23"),
+        ("tls://[::1]:23/", TcpAddress("::1", 23), "/", "1-23"),
+        ("unix:///run/vm1.sock", UnixAddress("/run/vm1.sock"), "/", "vm1.sock"),
     ],
 )
 def test_what_is_understood(
@@ -33,7 +37,12 @@ def test_what_is_understood(
     ("text", "reason"),
     [
         ("127.0.0.1:4555", "scheme"),
-        ("wss://h:1", "scheme 'wss' is not known"),
+        ("wsx://h:1", "scheme 'wsx' is not known"),
+        ("wss+unix:///run/x", "scheme 'wss\\+unix' is not known"),
+        ("tcp://h", "has no port"),
+        ("tls://h", "has no port"),
+        ("tcp://h:1/x", "a path means nothing"),
+        ("unix://x", "three slashes"),
         ("ws://", "has no host"),
         ("ws://:4555", "has no host"),
         ("ws://h:x", "Port could not"),
@@ -54,8 +63,24 @@ def test_what_is_understood(
 def test_what_is_not(text: str, reason: str) -> None:
     with pytest.raises(UrlError, match=reason) as raised:
         UpstreamUrl.parse(text)
-    assert "allowed: ws://HOST:PORT or ws+unix:///PATH" in str(raised.value)
+    assert "allowed: ws://HOST:PORT, wss://HOST:PORT, " in str(raised.value)
     assert str(raised.value).isprintable()
+
+
+def test_what_a_scheme_means() -> None:
+    schemes = {}
+    for scheme in Scheme:
+        unix = scheme.value.endswith("unix")
+        url = UpstreamUrl.parse(f"{scheme.value}://" + ("/x" if unix else "h:1"))
+        schemes[scheme.value] = (url.websocket, url.tls, url.lossless)
+    assert schemes == {
+        "ws": (True, False, False),
+        "wss": (True, True, False),
+        "ws+unix": (True, False, False),
+        "tcp": (False, False, True),
+        "tls": (False, True, True),
+        "unix": (False, False, True),
+    }
 
 
 def test_a_secret_is_neither_taken_nor_repeated() -> None:

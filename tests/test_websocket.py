@@ -16,8 +16,9 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
 from bridge import websocket
+from bridge.protocol import Retry
 from bridge.url import UpstreamUrl
-from bridge.websocket import MAX_FRAME, Retry, Wire, peel
+from bridge.websocket import MAX_FRAME, Wire, peel
 
 URL = UpstreamUrl.parse("ws://127.0.0.1:4555")
 

@@ -25,6 +25,17 @@ SECTORS = {
 }
 
 
+# URLs, by whether it is a websocket, and what carries it.
+_SCHEMES = {
+    (True, "tcp"): "ws",
+    (True, "tls"): "wss",
+    (True, "unix"): "ws+unix",
+    (False, "tcp"): "tcp",
+    (False, "tls"): "tls",
+    (False, "unix"): "unix",
+}
+
+
 def free_port() -> int:
     """A loopback port that nobody has just now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -45,19 +56,38 @@ class Qemu:
         linux: Path | None = None,
         unix: bool = False,
         talkative: bool = False,
+        websocket: bool = True,
+        tls: Path | None = None,
+        verify_peer: bool = False,
+        monitor: bool = False,
     ) -> None:
+        """``tls`` is a directory with the server's certificates.
+
+        ``monitor`` puts QEMU's own at the console, which reads whatever it is sent.
+        """
         self._directory = directory
         self._user = user
         self.port = port or free_port()
         self.path = directory / "serial.sock"
-        self.url = f"ws+unix://{self.path}" if unix else f"ws://127.0.0.1:{self.port}"
+        scheme = _SCHEMES[websocket, "unix" if unix else "tls" if tls else "tcp"]
+        self.url = f"{scheme}://{self.path}" if unix else f"{scheme}://127.0.0.1:{self.port}"
         where = f"path={self.path}" if unix else f"host=127.0.0.1,port={self.port}"
+        credentials = []
+        if tls is not None:
+            where += ",tls-creds=tls0"
+            # Without its check of what it offers itself QEMU takes an expired certificate.
+            verify = f"verify-peer={'on' if verify_peer else 'off'},sanity-check=off"
+            credentials = [
+                *("-object", f"tls-creds-x509,id=tls0,endpoint=server,dir={tls},{verify}")
+            ]
+        kind = "websocket=on," if websocket else ""
         self._qmp_path = directory / "qmp.sock"
         self._command = [
             "qemu-system-x86_64",
             *("-accel", "tcg", "-nodefaults", "-display", "none"),
-            *("-chardev", f"socket,id=c,websocket=on,{where},server=on,wait=off"),
-            *("-serial", "chardev:c"),
+            *credentials,
+            *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
+            *(("-mon", "chardev=c") if monitor else ("-serial", "chardev:c")),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
             *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
         ]
