@@ -147,7 +147,7 @@ class Attachment:
         self._told, self._input_ended = record["told"], record["input_ended"]
         self._extra = bag.take_bytes(record["extra"])
         self._resumed = True
-        console.offer(self._queue, bag.take_bytes(record["typed"]))
+        console.requeue(self._queue, bag.take_bytes(record["typed"]))
         return self
 
     def codec_state(self) -> Mapping[str, object] | None:

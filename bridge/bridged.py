@@ -18,8 +18,8 @@ from bridge.config import ConsoleSettings
 from bridge.console import Console
 from bridge.endpoints import (
     LOOPBACK,
+    Codecs,
     SocketEndpoint,
-    Speech,
     adopt_listener,
     listen_tcp,
     listen_unix,
@@ -248,6 +248,8 @@ class BridgedConsole:
         upstream = Upstream(self.console, reach, self._common.listeners, self._warn)
         if left := self._left_of("upstream"):
             upstream.restore(*left)
+        elif self._left is not None:
+            self.console.resume(None)
         return _Part((reach, clocking), upstream)
 
     def _make_tcp(self, name: str, port: int, manners: Manners) -> _Part:
@@ -258,10 +260,10 @@ class BridgedConsole:
             taken = error.errno == errno.EADDRINUSE
             why = "is in use by another program" if taken else f"cannot be used: {error.strerror}"
             raise StartError(f"{self.settings.name}: port {LOOPBACK}:{port} {why}") from error
-        speech = Speech(Telnet.server, Telnet.restore) if manners.kind is Kind.TELNET else None
+        codecs = Codecs(Telnet.server, Telnet.restore) if manners.kind is Kind.TELNET else None
         address = "{}:{}".format(*listener.getsockname())
         return self._part(
-            name, port, SocketEndpoint(self.console, listener, address, manners, self._warn, speech)
+            name, port, SocketEndpoint(self.console, listener, address, manners, self._warn, codecs)
         )
 
     def _make_unix(self, manners: Manners) -> _Part:

@@ -156,7 +156,6 @@ class Console:
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._positions: dict[Reader, int] = {}
-        self._typed_before: list[bytes] = []  # in another process, by those who had left
         self._progress = trio.Event()
 
     # Handing over.
@@ -174,6 +173,7 @@ class Console:
             "since": self.since,
             "marked": self.marked,
             "marks": [[m.number, m.position, m.state.name, m.reason, m.time] for m in self.marks],
+            "pacer": self.pacer.state(trio.current_time()),
             "counts": asdict(self.counts) | {"seconds": self._named_seconds()},
             "typed": [bag.put_bytes(q.peek()) for q in orphans],
         }
@@ -189,14 +189,19 @@ class Console:
         seconds = {State[name]: spent for name, spent in counts.pop("seconds").items()}
         self.counts = Counts(**counts, seconds=seconds)
         self.state, self.reason = State[record["state"]], record["reason"]
-        self._typed_before = [bag.take_bytes(place) for place in record["typed"]]
+        self._left = record["pacer"], [bag.take_bytes(place) for place in record["typed"]]
 
-    def resume(self, line: Line) -> None:
-        """The connection through ``line`` was handed over with the console."""
+    def resume(self, line: Line | None) -> None:
+        """The connection through ``line`` was handed over with the console; or it was not."""
+        pacer, typed = self._left
+        if line is None:
+            if self.state is State.ONLINE:
+                self.enter(State.CONNECTING)
+            return
         self._line = line
-        for data in self._typed_before:
-            self.offer(InputQueue(), data)
-        self._typed_before = []
+        self.pacer.restore(pacer, trio.current_time())
+        for data in typed:
+            self.requeue(InputQueue(), data)
 
     def _named_seconds(self) -> dict[str, float]:
         return {state.name: spent for state, spent in self.seconds().items()}
@@ -279,6 +284,7 @@ class Console:
 
     async def run(self) -> None:
         """Send by the clock what echoes do not clock."""
+        self.kick()  # what was handed over
         while True:
             self._rearm = trio.Event()
             with trio.move_on_at(self._timer):
@@ -325,11 +331,16 @@ class Console:
             queue.dropped += len(data)
             self.counts.discarded += len(data)
             return
-        if not queue:
-            self._queues.append(queue)
-        queue.put(data)
-        self.pending += len(data)
+        self.requeue(queue, data)
         self.kick()
+
+    def requeue(self, queue: InputQueue, data: bytes) -> None:
+        """Queue ``data``; it was ``offer``ed already, here or in another process."""
+        if data:
+            if not queue:
+                self._queues.append(queue)
+            queue.put(data)
+            self.pending += len(data)
 
     async def deliver(self, data: bytes) -> int:
         """Type ``data`` of any length; return how much of it was sent, when that is known."""

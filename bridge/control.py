@@ -23,7 +23,6 @@ from bridge.endpoints import (
     Session,
     accept_forever,
     adopt_listener,
-    adopt_socket,
     listen_unix,
     peer_name,
     prepare,
@@ -36,6 +35,7 @@ from bridge.manners import Kind, Manners
 from bridge.printable import printable
 from bridge.service import Service
 from bridge.status import console_status, service_status
+from bridge.transport import adopt
 
 log = logging.getLogger("ttybridge")
 
@@ -89,7 +89,7 @@ class Control:
         for name, sessions in record["sessions"].items():
             console = self._service.consoles[name].console
             for each in sessions:
-                client = adopt_socket(bag.take(each["client"]))
+                client = adopt(bag.take(each["client"]))
                 attachment = Attachment.restore(console, FdChannel(client), each["attachment"], bag)
                 self._sessions.setdefault(name, []).append(Session(attachment, client))
 

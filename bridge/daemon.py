@@ -41,6 +41,10 @@ def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) ->
     ``announce`` is called once everything is bound; not by a process that goes on where
     another has left off.
     """
+    trio.run(_run, plan, directory, announce)
+
+
+async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) -> None:
     left = succession.inherit()
     supervision = Supervision(systemd.notifier())
     with (
@@ -64,16 +68,13 @@ def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) ->
                 announce(service.places)
             supervision.ready()
 
-        async def serve() -> None:
-            async with trio.open_nursery() as nursery:
-                if plan.server is not None:
-                    nursery.start_soon(plan.server.run)
-                nursery.start_soon(control.run)
-                nursery.start_soon(supervision.run, lambda: _count_states(service))
-                await service.run(ready)
-                nursery.cancel_scope.cancel()
-
-        trio.run(serve)
+        async with trio.open_nursery() as nursery:
+            if plan.server is not None:
+                nursery.start_soon(plan.server.run)
+            nursery.start_soon(control.run)
+            nursery.start_soon(supervision.run, lambda: _count_states(service))
+            await service.run(ready)
+            nursery.cancel_scope.cancel()
         if service.ending is Ending.HAND_OVER:
             bag = Bag()
             succession.become({"service": service.state(bag), "control": control.state(bag)}, bag)

@@ -24,6 +24,7 @@ from bridge.guard import looks_like_telnet, looks_like_web
 from bridge.handover import Bag, Left, Record
 from bridge.manners import Kind, Manners
 from bridge.runtime import short_path
+from bridge.transport import adopt
 
 LOOPBACK = "127.0.0.1"
 
@@ -37,7 +38,7 @@ SEND_BUFFER = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class Codecs:
     """How a kind of endpoint's codecs are made, for a new client and for one handed over."""
 
     begin: Callable[[], Codec]
@@ -62,14 +63,14 @@ class SocketEndpoint:
         address: str,
         manners: Manners,
         warn: Callable[[str], None],
-        speech: Speech | None = None,
+        codecs: Codecs | None = None,
     ) -> None:
         listener.setblocking(False)
         self._console = console
         self._listener = listener
         self.manners = manners
         self._warn = warn
-        self._speech = speech
+        self._codecs = codecs
         self._sessions: list[Session] = []
         self.address = address
         """``127.0.0.1:PORT``, or the socket file's path."""
@@ -89,8 +90,8 @@ class SocketEndpoint:
     def restore(self, record: Record, bag: Bag) -> None:
         """Take over the clients of another process's endpoint; ``run`` serves them on."""
         for each in record["sessions"]:
-            client = adopt_socket(bag.take(each["client"]))
-            codec = self._speech.restore(each["codec"]) if self._speech is not None else None
+            client = adopt(bag.take(each["client"]))
+            codec = self._codecs.restore(each["codec"]) if self._codecs is not None else None
             channel = self._channel(client)
             if not each["new"]:
                 channel.inspect = None
@@ -113,7 +114,7 @@ class SocketEndpoint:
             client.close()
             return
         prepare(client)
-        codec = self._speech.begin() if self._speech is not None else None
+        codec = self._codecs.begin() if self._codecs is not None else None
         channel, peer = self._channel(client), peer_name(client)
         session = Session(
             Attachment(console, channel, self.manners, codec=codec, peer=peer), client
@@ -162,13 +163,6 @@ def adopt_listener(left: Left) -> socket.socket:
     """The listening socket that was handed over."""
     record, bag = left
     return socket.socket(fileno=bag.take(record["listener"]))
-
-
-def adopt_socket(fd: int) -> trio.socket.SocketType:
-    """The socket that was handed over as ``fd``."""
-    adopted = socket.socket(fileno=fd)
-    adopted.setblocking(False)
-    return trio.socket.from_stdlib_socket(adopted)
 
 
 async def accept_forever(

@@ -22,6 +22,8 @@ changed.  One Pacer per upstream connection's console; ``reset`` at each connect
 import enum
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 WINDOW = 16  # bytes: the FIFO of a 16550A
 RUN = 4  # bytes in a row that prove an echo beside other output
@@ -93,6 +95,29 @@ class Pacer:
         self._tail = b""  # the last bytes sent
         self._last_sent = -math.inf
         self._progress = -math.inf  # the time of the last send into an idle line, or echo
+
+    def state(self, now: float) -> dict[str, Any]:
+        """All but the setting, for a process that goes on in this one's place."""
+        return {
+            "mode": self.mode.value,
+            "window": self.window,
+            "in_flight": self._in_flight.hex(),
+            "echoed": self._echoed,
+            "seen": self._seen.hex(),
+            "probes": self._probes,
+            "tail": self._tail.hex(),
+            "since_sent": min(now - self._last_sent, SILENCE),
+            "since_progress": min(now - self._progress, SILENCE),
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on from ``state``, by this process's clock."""
+        self.mode, self.window = Mode(state["mode"]), state["window"]
+        self._in_flight = bytes.fromhex(state["in_flight"])
+        self._echoed, self._probes = state["echoed"], state["probes"]
+        self._seen, self._tail = bytes.fromhex(state["seen"]), bytes.fromhex(state["tail"])
+        self._last_sent = now - state["since_sent"]
+        self._progress = now - state["since_progress"]
 
     def allowance(self, now: float, pending: int) -> int:
         """How many of ``pending`` bytes may be sent at time ``now``."""

@@ -4,9 +4,9 @@
 """
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 
 class Retry(enum.Enum):
@@ -41,6 +41,9 @@ class Speech(Protocol):
     """The server is known to serve us."""
     end: End | None
 
+    def state(self) -> Mapping[str, object]:
+        """All that another process needs to go on, as JSON can hold it."""
+
     def hello(self) -> bytes:
         """What to say first."""
 
@@ -56,6 +59,16 @@ class Speech(Protocol):
 
 class Raw:
     """The bytes as they are: a tcp or unix chardev."""
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Self:
+        """The one whose ``state`` this was."""
+        self = cls()
+        self.open = state["open"]
+        return self
+
+    def state(self) -> Mapping[str, object]:
+        return {"open": self.open}
 
     greets = False
 

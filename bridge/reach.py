@@ -1,7 +1,9 @@
 """From a URL and what it takes to be let in, to a connection and what is spoken on it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -39,6 +41,13 @@ class Reach:
         except CredentialError:
             await Transport(connection).leave(-math.inf)
             raise
+
+    def resume(
+        self, connection: trio.socket.SocketType, state: Mapping[str, Any]
+    ) -> tuple[Transport, Speech]:
+        """Go on with a connection of another process, without TLS; ``state`` is the speech's."""
+        speech = Wire.restore(self.url, state) if self.url.websocket else Raw.restore(state)
+        return Transport(connection), speech
 
     def _transport(self, connection: trio.socket.SocketType) -> Transport:
         if not self.url.tls:

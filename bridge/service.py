@@ -89,7 +89,7 @@ class Service:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             heeded.append(signal.SIGHUP)
         with trio.open_signal_receiver(*heeded) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)  # see hand_over
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGHUP})  # see _stop
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey_signals, signals)
                 with self._serving:
@@ -106,7 +106,7 @@ class Service:
             ready()
 
     async def _obey_signals(self, signals: AsyncIterator[int]) -> None:
-        """Stop at the first signal to, and swallow the rest: the leaving must not be cut short."""
+        """Stop at the first signal to; ``_stop`` sees to it that no second one cuts that short."""
         terminal = _has_terminal()
         async for number in signals:
             # HUP asks for a reload, or says (twice, maybe) that the terminal is closed.
@@ -116,7 +116,7 @@ class Service:
             if number == signal.SIGUSR2:
                 self._hand_over_or_say()
             elif number != signal.SIGHUP or closed:
-                self._serving.cancel()
+                self._stop()
             else:
                 await self._reload_and_say()
 
@@ -219,11 +219,15 @@ class Service:
         """
         if self.tied:
             raise StartError(f"not handed over: {self.tied}")
-        # Until that process heeds them; it would be killed, and QEMU not be left.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
         self.ending = Ending.HAND_OVER
         for bridged in self.consoles.values():
             bridged.console.ending = Ending.HAND_OVER
+        self._stop()
+
+    def _stop(self) -> None:
+        # Blocked to the end, or until the process that goes on heeds them: a signal that
+        # killed us now would leave QEMU's consoles locked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*HEEDED, signal.SIGHUP})
         self._serving.cancel()
 
     def state(self, bag: Bag) -> Record:

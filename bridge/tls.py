@@ -59,6 +59,7 @@ class Tls(Transport):
     """A socket with TLS on it, of which we are the client."""
 
     open = False
+    portable = False  # OpenSSL's state can't be taken out of it
 
     def __init__(
         self,

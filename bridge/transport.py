@@ -29,11 +29,20 @@ class TransportError(BridgeError):
         self.end = end
 
 
+def adopt(fd: int) -> trio.socket.SocketType:
+    """The socket that another process has handed over as ``fd``."""
+    adopted = socket.socket(fileno=fd)
+    adopted.setblocking(False)
+    return trio.socket.from_stdlib_socket(adopted)
+
+
 class Transport:
     """A plain socket."""
 
     open = True
     """Bytes may pass: there is no handshake below those of the protocol above."""
+    portable = True
+    """Another process can go on with it."""
 
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self.socket = connection
@@ -56,6 +65,11 @@ class Transport:
         Raises TransportError only where TLS fails.
         """
         self._write(data)
+
+    @property
+    def unsent(self) -> bytes:
+        """What ``flush`` has still to send."""
+        return self._unsent
 
     def read(self, limit: int) -> bytes:
         """What has come, perhaps nothing; raises TransportError."""

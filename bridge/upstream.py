@@ -19,6 +19,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from socket import AF_UNIX
+from typing import Self
 
 import trio
 
@@ -26,12 +27,12 @@ from bridge import sockdiag
 from bridge.console import Console
 from bridge.credentials import CredentialError
 from bridge.dial import DialError
-from bridge.handover import Bag, Record
+from bridge.handover import Bag, Ending, Record
 from bridge.listeners import Listeners, Listening, is_local, who_listens
 from bridge.protocol import End, Retry, Speech
 from bridge.reach import Reach
 from bridge.states import State
-from bridge.transport import Transport, TransportError
+from bridge.transport import Transport, TransportError, adopt
 
 READ_SIZE = 64 * 1024
 
@@ -81,6 +82,7 @@ class Upstream:
         self._address = reach.url.address
         self._listeners = listeners
         self._warn = warn
+        self._handed: _Connection | None = None  # from one process to the next
 
     async def run(self) -> None:
         backoff = delays()
@@ -94,12 +96,14 @@ class Upstream:
             with trio.move_on_after(limit):
                 await self._wait_cause(known)
 
-    def state(self, _bag: Bag) -> Record | None:
-        """QEMU has been left."""
-        return None
+    def state(self, bag: Bag) -> Record | None:
+        """None where there is no connection, or none that can be handed over."""
+        return self._handed.state(bag) if self._handed is not None else None
 
     def restore(self, record: Record, bag: Bag) -> None:
-        """There is nothing that ``state`` would have given."""
+        connection = _Connection.restore(self._reach, record, bag)
+        self._handed = connection
+        self._console.resume(connection if connection.speech.open else None)
 
     async def _wait_cause(self, known: Listening) -> None:
         """Wait for an event that makes another attempt worth while."""
@@ -116,26 +120,34 @@ class Upstream:
     async def _connection(self) -> Retry:
         """Make one connection and serve it to its end."""
         try:
-            connection = _Connection(*await self._reach.connect())
+            connection = self._handed or _Connection(*await self._reach.connect())
         except DialError as error:
             self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
         except CredentialError as error:
             self._end(End(str(error), Retry.MAYBE))
             return Retry.MAYBE
+        self._handed = None
         end = None  # if the service is stopping
         try:
             end = await self._serve(connection)
         finally:
-            # First, so that nothing is typed into a connection that is ending.
-            self._console.hang_up()
-            if end is not None and end.explain is None:
-                self._end(end)
-            if not await connection.close():
-                self._warn("QEMU did not let go in time; the console may be locked")
+            handing = end is None and self._console.ending is Ending.HAND_OVER
+            if handing and connection.transport.portable:
+                self._handed = connection
+            else:
+                await self._close(connection, end)
         if end.explain is not None:
             self._end(replace(end, reason=await end.explain()))
         return end.retry
+
+    async def _close(self, connection: "_Connection", end: End | None) -> None:
+        # First, so that nothing is typed into a connection that is ending.
+        self._console.hang_up()
+        if end is not None and end.explain is None:
+            self._end(end)
+        if not await connection.close():
+            self._warn("QEMU did not let go in time; the console may be locked")
 
     def _end(self, end: End) -> None:
         self._console.enter(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
@@ -146,7 +158,7 @@ class Upstream:
             reading = trio.CancelScope()
             nursery.start_soon(connection.transport.flush, self._console.kick)
             nursery.start_soon(self._judge_silence, connection, reading)
-            connection.transmit(connection.speech.hello())
+            connection.begin()
             with reading:
                 await self._read(connection)
             nursery.cancel_scope.cancel()
@@ -155,21 +167,23 @@ class Upstream:
 
     async def _read(self, connection: "_Connection") -> None:
         flood = Flood()
+        await self._feed(connection)
         while connection.end is None:
-            payload = await connection.receive()
+            connection.unfed = payload = await connection.receive()
             if connection.speech.open and self._console.state is not State.ONLINE:
                 self._console.connect(connection)
             if payload:
-                await self._feed(payload)
+                await self._feed(connection)
                 if pause := flood.pause(len(payload), connection.frames_sent, trio.current_time()):
                     await trio.sleep(pause)
 
-    async def _feed(self, payload: bytes) -> None:
+    async def _feed(self, connection: "_Connection") -> None:
         """Feed in pieces of which each leaves the attachments half a ring to take the last."""
         size = self._console.scrollback.capacity // 2
-        for at in range(0, len(payload), size):
-            piece = payload[at : at + size]
+        while connection.unfed:
+            piece = connection.unfed[:size]
             await self._console.wait_laggards(len(piece))
+            connection.unfed = connection.unfed[size:]
             self._console.feed(piece)
 
     async def _judge_silence(self, connection: "_Connection", reading: trio.CancelScope) -> None:
@@ -240,6 +254,34 @@ class _Connection:
         self._last_sent = -math.inf  # input for the guest
         self.frames_sent = 0
         self._full_reads = 0  # in a row
+        self.unfed = b""
+        """Output that the console has still to take."""
+        self._begun = False
+
+    @classmethod
+    def restore(cls, reach: Reach, record: Record, bag: Bag) -> Self:
+        """Go on from ``state``."""
+        connection = adopt(bag.take(record["socket"]))
+        self = cls(*reach.resume(connection, record["speech"]))
+        self.transport.send(bag.take_bytes(record["unsent"]))
+        self.unfed = bag.take_bytes(record["unfed"])
+        self._last_sent = trio.current_time()  # at the latest
+        self._begun = True
+        return self
+
+    def state(self, bag: Bag) -> Record:
+        return {
+            "socket": bag.put(self._socket.fileno(), upstream=True),
+            "speech": self.speech.state(),
+            "unsent": bag.put_bytes(self.transport.unsent),
+            "unfed": bag.put_bytes(self.unfed),
+        }
+
+    def begin(self) -> None:
+        """Say what is said first, if this process is the first to serve the connection."""
+        if not self._begun:
+            self.transmit(self.speech.hello())
+            self._begun = True
 
     @property
     def end(self) -> End | None:

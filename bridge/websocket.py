@@ -9,12 +9,14 @@ stream is always one bytes object of ours.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
+from websockets.utils import accept_key
 
 from bridge.printable import printable
 from bridge.protocol import End, Retry
@@ -27,6 +29,11 @@ MAX_HEAD = 16 * 1024
 _PLAIN = 0x82  # FIN, no reserved bit, opcode 2 (RFC 6455, 5.2)
 _OPCODES = frozenset(Opcode)
 _FIRST_LOOK = 16
+
+_ANSWER = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: binary\r\n\r\n"
+)
 
 
 class Wire:
@@ -54,6 +61,32 @@ class Wire:
         self.open = False
         """The handshake is done."""
         self.end: End | None = None
+
+    def state(self) -> Mapping[str, object]:
+        return {
+            "key": self._protocol.key,
+            "open": self.open,
+            "fragmented": self._fragmented,
+            "tail": self._tail.hex(),
+        }
+
+    @classmethod
+    def restore(cls, url: UpstreamUrl, state: Mapping[str, Any]) -> Self:
+        """The one whose ``state`` this was.
+
+        ClientProtocol cannot be made in the midst of a connection, so it is led there: by
+        the same request, and by what the server must have sent.
+        """
+        self = cls(url)
+        self._protocol.key = state["key"]
+        self.hello()  # was sent
+        if state["open"]:
+            self._tail += _ANSWER % accept_key(state["key"]).encode()
+            self._receive_head()
+        if state["fragmented"]:
+            self._receive_odd(b"\x02\x00", [])  # a first frame, empty and not final
+        self._tail[:] = bytes.fromhex(state["tail"])
+        return self
 
     def hello(self) -> bytes:
         """The handshake request."""

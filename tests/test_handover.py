@@ -1,0 +1,254 @@
+"""A new process of the same service: nobody who is attached notices, and nothing is lost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from bridge import succession
+from bridge.client import Client as Control
+from bridge.handover import Bag, RecordError
+from tests.conftest import Boot
+from tests.support.bridge import Bridge
+from tests.support.client import Client
+from tests.support.fake import Fake
+from tests.support.user import User
+from tests.support.waiting import eventually
+
+# A client of the PTY: passes on what it reads.
+READER = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
+os.write(1, b"open\\n")
+while True:
+    os.write(1, os.read(fd, 65536))
+"""
+
+
+class Witness:
+    """Reads a counter of eight hexadecimal digits a line, and misses nothing; a context."""
+
+    def __init__(self, fd: int, first: bytes = b"") -> None:
+        self._fd = fd
+        self._rest = first
+        self._expected: int | None = None
+        self.lines = 0
+        self.wrong: list[str] = []
+        self.ended = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(10)
+
+    def has_read(self, lines: int) -> bool:
+        """So many lines, or all there are."""
+        return self.ended or self.lines >= lines
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._fd, 1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                self.ended = True
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._check(line)
+
+    def _check(self, line: bytes) -> None:
+        self.lines += 1
+        try:
+            number = int(line, 16)
+        except ValueError:
+            self._expected = None
+            if self.lines > 1:
+                self.wrong.append(f"not a number: {line!r}")
+            return
+        if self._expected is not None and number != self._expected:
+            self.wrong.append(f"{number:08X} after {self._expected - 1:08X}")
+        self._expected = number + 1
+
+
+def pid_of(directory: Path) -> int:
+    with Control(directory) as control:
+        pid: int = control.ask("status")["service"]["pid"]
+        return pid
+
+
+def test_a_flood_goes_on_for_all_who_are_attached(
+    user: User, directory: Path, boot: Boot, repetitions: int
+) -> None:
+    vm = boot("flood")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        bridge.wait_message("vm: ONLINE")
+        place = bridge.places[0]
+        port = int(place["telnet"].rpartition(":")[2])
+        with (
+            socket.create_connection(bridge.raw) as raw,
+            socket.create_connection(("127.0.0.1", port)) as telnet,
+            user.popen(["python", "-c", READER, bridge.link], stdout=subprocess.PIPE) as reader,
+        ):
+            assert reader.stdout is not None
+            reader.stdout.readline()
+            bridge.wait_attached(3)
+            # The telnet client's first bytes are the greeting.
+            witnesses = [
+                Witness(raw.fileno()),
+                Witness(telnet.fileno()),
+                Witness(reader.stdout.fileno()),
+            ]
+            for witness in witnesses:
+                witness.__enter__()
+            for number in range(repetitions):
+                before = [witness.lines for witness in witnesses]
+                done = user.run(
+                    ["ttybridge", "reload", "--exec", "--runtime-dir", directory / "run"]
+                )
+                assert (done.returncode, done.stderr) == (0, ""), number
+                for witness, lines in zip(witnesses, before, strict=True):
+                    eventually(partial(witness.has_read, lines + 500))
+                assert [w.wrong for w in witnesses] == [[], [], []], number
+                assert not any(w.ended for w in witnesses)
+            assert bridge.process.poll() is None
+            status = bridge.status()
+            assert status["bytes"]["skipped"] == 0
+            assert status["connections"] == 1
+            assert len(bridge.messages) == 1, "ONLINE is said once"
+            reader.kill()
+            raw.shutdown(socket.SHUT_RDWR)
+            telnet.shutdown(socket.SHUT_RDWR)
+            for witness in witnesses:
+                witness.__exit__()
+        assert bridge.stop() == 0
+    eventually(lambda: not vm.connected(), limit=2)
+
+
+def test_input_goes_on_and_nothing_typed_is_lost(
+    user: User, directory: Path, boot: Boot, repetitions: int
+) -> None:
+    """A paste under way, from one who stays and one who has left."""
+    vm = boot("echofifo")
+    with (
+        Bridge(user, directory / "run", f"vm={vm.url}") as bridge,
+        Client(bridge.raw) as client,
+    ):
+        bridge.wait_message("vm: ONLINE")
+        bridge.wait_attached()
+        client.type(b"?" * 4)
+        client.read_exactly(1)
+        client.seen = b""
+        for number in range(repetitions):
+            mark = b"<%d>" % number
+            text = b"".join(b"%04d," % n for n in range(600))
+            client.type(b"\n" + mark + text)
+            bridge.process.send_signal(signal.SIGUSR2)
+            client.type(text + mark)
+            seen = client.read_until(mark + text + text + mark)
+            assert seen.endswith(b"\n" + mark + text + text + mark), number
+
+
+def test_a_guest_without_a_connection_is_reached_by_the_new_process(
+    user: User, directory: Path
+) -> None:
+    with Fake("echo") as vm, Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        bridge.wait_message("vm: ONLINE")
+        with Client(bridge.raw) as client:
+            bridge.wait_attached()
+            vm.kill()
+            seen = bridge.wait_message("vm: WAITING")
+            user.run(["ttybridge", "reload", "--exec", "--runtime-dir", directory / "run"])
+            vm.restart()
+            bridge.wait_message("vm: ONLINE", after=seen)
+            client.type(b"k")
+            client.read_until(b"k")
+
+
+def test_a_console_that_was_added_goes_on(user: User, directory: Path) -> None:
+    run = directory / "run"
+    with Fake("echo") as vm, Bridge(user, run, "vm=ws://127.0.0.1:9") as bridge:
+        bridge.wait_message("vm: WAITING")
+        user.run(["ttybridge", "add", "two", vm.url, "--runtime-dir", run])
+        bridge.wait_message("two: ONLINE")
+        user.run(["ttybridge", "reload", "--exec", "--runtime-dir", run])
+        assert pid_of(run) == bridge.process.pid
+        done = user.run(["ttybridge", "send", "two", "x", "--runtime-dir", run])
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_attach_stays(user: User, directory: Path) -> None:
+    run = directory / "run"
+    with Fake("echo") as vm, Bridge(user, run, f"vm={vm.url}") as bridge:
+        bridge.wait_message("vm: ONLINE")
+        with Control(run) as control:
+            stream = control.attach("vm", replay=0)
+            stream.settimeout(20)
+            bridge.process.send_signal(signal.SIGUSR2)
+            stream.sendall(b"still here")
+            seen = b""
+            while seen != b"still here":
+                seen += stream.recv(100)
+
+
+def test_the_demo_says_that_it_cannot(user: User, bridge: Bridge) -> None:
+    bridge.process.send_signal(signal.SIGUSR2)
+    bridge.wait_message("not handed over: the built-in console lives in this process")
+    done = user.run(["ttybridge", "reload", "--exec", "--runtime-dir", bridge.directory])
+    assert done.returncode == 1
+    assert "not handed over" in done.stderr
+
+
+def test_a_record_comes_out_as_it_went_in() -> None:
+    read, write = os.pipe()
+    bag = Bag()
+    record = {"pipe": bag.put(read), "text": bag.put_bytes(b"\0\xff"), "none": bag.put_bytes(b"")}
+    found, again = succession.unpack(succession.pack(record, bag))
+    assert found == record
+    assert again.take_bytes(found["text"]) == b"\0\xff"
+    assert again.take_bytes(found["none"]) == b""
+    assert again.take(found["pipe"]) == read
+    with pytest.raises(RecordError, match="missing"):
+        again.take(found["pipe"])
+    os.close(read)
+    os.close(write)
+
+
+def test_a_record_of_another_format_is_refused_and_its_connections_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    other, kept = os.pipe()
+    bag = Bag()
+    record = {"upstream": bag.put(ours.detach(), upstream=True), "pipe": bag.put(other)}
+    monkeypatch.setattr(succession, "FORMAT", 0)
+    file = succession.pack(record, bag)
+    monkeypatch.undo()
+    threading.Timer(0.1, theirs.shutdown, [socket.SHUT_WR]).start()
+    with pytest.raises(RecordError, match="format is 0, ours 1"):
+        succession.unpack(file)
+    theirs.settimeout(5)
+    assert theirs.recv(1) == b""  # left: the end of the stream, not a reset
+    theirs.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(other)
+    os.close(kept)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\0" * 8, b"\0" * 7 + b"\x02{}", json.dumps([]).encode()])
+def test_junk_is_no_record(junk: bytes) -> None:
+    file = os.memfd_create("junk")
+    os.write(file, junk)
+    with pytest.raises(RecordError):
+        succession.unpack(file)
