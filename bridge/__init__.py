@@ -10,21 +10,27 @@ level  modules                        what they are
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
        telnet replay states manners   of input, the shape of a client's first read, telnet,
        guest dbus unit protocol       what a newcomer is shown and told, the demo's machine,
-       access certificate             D-Bus messages, the text of the systemd unit, what is
-                                      spoken to a server, what it must show, what it shows
-2      websocket config               pure: RFC 6455 as QEMU speaks it; the settings
+       access certificate qemuopts    D-Bus messages, the text of the systemd unit, what is
+                                      spoken to a server, what it must show, what it shows,
+                                      the syntax of QEMU's options
+2      websocket config qemuargs      pure: RFC 6455 as QEMU speaks it; the settings; what a
+       qmp                            QEMU's command line says; QEMU's control protocol
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
        dial transport credentials     directory; connecting; a socket's bytes, and leaving;
        systemd manager succession     files of certificates and secrets; sd_notify, asking
-                                      systemd; exec(2) with all that is open
+       processes qmpsync              systemd; exec(2) with all that is open; the QEMUs that
+                                      run; QMP with blocking sockets
 4      listeners console tls          who listens on this machine; the hub of one console;
        client command fdstore         TLS on a socket; the control socket's other end; what
-                                      commands share; descriptors that outlive the process
+       qmplink locate vms             commands share; descriptors that outlive the process; QMP
+                                      on trio; which listening socket is which chardev's; the
+                                      machines that run
 5      attach reach supervision       one local session; from a URL to a connection; telling
-                                      systemd
+       discovery                      systemd; the consoles of the machines that run
 6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
-                                      come in; the built-in console
-7      bridged                        one console with all its ways in and out
+       roster listing                 come in; the built-in console; which VMs' consoles are
+                                      bridged unasked, which are listed
+7      bridged vmwatch                one console with all its ways in and out; VMs come and go
 8      service                        all consoles, bound and run
 9      status                         what can be told of them
 10     control                        the socket where it is asked
@@ -32,6 +38,7 @@ level  modules                        what they are
 12     cmd_run cmd_path cmd_status    the subcommands
        cmd_attach cmd_wait cmd_ask
        cmd_check cmd_install
+       cmd_discover
 13     cli                            the command
 14     __main__                       ``python -m bridge``
 

@@ -15,6 +15,7 @@ from bridge import (
     cmd_ask,
     cmd_attach,
     cmd_check,
+    cmd_discover,
     cmd_install,
     cmd_path,
     cmd_run,
@@ -63,5 +64,6 @@ def parser() -> argparse.ArgumentParser:
     cmd_wait.add_to(commands)
     cmd_ask.add_to(commands)
     cmd_check.add_to(commands)
+    cmd_discover.add_to(commands)
     cmd_install.add_to(commands)
     return top

@@ -28,7 +28,8 @@ _NO_COOKIE = b"\xff" * 8
 # unix_diag_req and unix_diag_msg (linux/unix_diag.h).
 _UNIX_REQUEST = struct.Struct("=BBHLLL8s")
 _UNIX_ANSWER = struct.Struct("=BBBBL8s")
-_UDIAG_SHOW_PEER, _UNIX_DIAG_PEER = 4, 2
+_UDIAG_SHOW_NAME, _UDIAG_SHOW_PEER = 1, 4
+_UNIX_DIAG_NAME, _UNIX_DIAG_PEER = 0, 2
 
 Endpoint = tuple[str, int]  # numeric address and port
 
@@ -54,6 +55,20 @@ class TcpSocket:
     remote: Endpoint
     uid: int
     inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """One row.  ``name`` is as it was bound: a path, even a relative one, or ``@abstract``.
+
+    ``inode`` is 0 for a socket that no process holds: one not accepted yet.  So is
+    ``peer`` where the other end is closed; it is None where it can't be seen.
+    """
+
+    name: str
+    state: int
+    inode: int
+    peer: int | None
 
 
 def find_tcp(local: Endpoint, remote: Endpoint) -> TcpSocket | None:
@@ -96,6 +111,41 @@ def unix_peer_accepted(fd: int) -> bool | None:
     except _NoSockDiagError:
         pass
     return None
+
+
+def unix_listeners() -> list[UnixSocket]:
+    """All listening Unix sockets of the kinds that have a name."""
+    return _unix(1 << TcpState.LISTEN)
+
+
+def unix_connected() -> list[UnixSocket]:
+    """The sockets that servers have accepted or queued: those have the listener's name."""
+    return _unix(1 << TcpState.ESTABLISHED)
+
+
+def _unix(states: int) -> list[UnixSocket]:
+    request = _UNIX_REQUEST.pack(
+        socket.AF_UNIX, 0, 0, states, 0, _UDIAG_SHOW_NAME | _UDIAG_SHOW_PEER, _NO_COOKIE
+    )
+    rows = []
+    try:
+        for message in _ask(request, _NLM_F_REQUEST | _NLM_F_DUMP):
+            _, _, state, _, inode, _ = _UNIX_ANSWER.unpack_from(message)
+            told = dict(_attributes(message[_UNIX_ANSWER.size :]))
+            if name := told.get(_UNIX_DIAG_NAME):
+                peer = told.get(_UNIX_DIAG_PEER)
+                peer_inode = struct.unpack("=L", peer[:4])[0] if peer else None
+                rows.append(UnixSocket(_unix_name(name), state, inode, peer_inode))
+    except _NoSockDiagError:
+        return [row for row in _proc_net_unix() if 1 << row.state & states]
+    return rows
+
+
+def _unix_name(name: bytes) -> str:
+    # An abstract name begins with NUL, and may be filled up with more (unix(7)).
+    if name.startswith(b"\0"):
+        name = b"@" + name[1:]
+    return os.fsdecode(name.rstrip(b"\0"))
 
 
 class _NoSockDiagError(Exception):
@@ -204,6 +254,27 @@ def _proc_net() -> Iterator[TcpSocket]:
                     )
         except OSError:
             continue
+
+
+def _proc_net_unix() -> Iterator[UnixSocket]:
+    """The rows of /proc/net/unix that have a name; it does not tell peers (proc(5))."""
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
+            next(table)
+            for row in table:
+                # Num RefCount Protocol Flags Type St Inode Path, which may hold blanks.
+                field = row.rstrip("\n").split(maxsplit=7)
+                if len(field) == 8:
+                    listening = int(field[3], 16) & _SO_ACCEPTCON
+                    state = TcpState.LISTEN if listening else _SOCKET_STATES.get(int(field[5], 16))
+                    yield UnixSocket(field[7], state or 0, int(field[6]), None)
+    except OSError:
+        return
+
+
+_SO_ACCEPTCON = 0x10000
+# SS_CONNECTING is what an accepted connection has that nobody has taken yet.
+_SOCKET_STATES = {2: TcpState.ESTABLISHED, 3: TcpState.ESTABLISHED}
 
 
 def _proc_endpoint(text: str) -> Endpoint:
