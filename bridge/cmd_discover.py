@@ -20,9 +20,9 @@ from bridge.discovery import (
     records,
 )
 from bridge.printable import printable
-from bridge.qmp import CHARDEVS, DEVICES, NAME, QmpError
+from bridge.qmp import QmpError
 from bridge.qmpsync import QmpSession
-from bridge.vms import Told, Vm, Vms
+from bridge.vms import Vm, Vms, inquire
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[Any]  # noqa: SLF001 (no other name)
@@ -67,11 +67,7 @@ def _consoles(vm: Vm) -> list[Found]:
     if qmp is not None and not kernel.held(qmp):
         try:
             with QmpSession(qmp) as session:
-                vm.told = Told(
-                    session.execute(NAME),
-                    session.execute(CHARDEVS),
-                    session.execute(DEVICES),
-                )
+                vm.told = session.converse(inquire())
         except QmpError as error:
             print(f"ttybridge: {printable(vm.name)}: QMP not asked: {error}", file=sys.stderr)
     return consoles(vm, Kernel())

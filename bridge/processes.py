@@ -15,8 +15,9 @@ from dataclasses import dataclass
 # The name with or without what distributions put around it: `.qemu-system-x86_64-wrapped`.
 _QEMU = re.compile(r"\.?(?:qemu-system-[^/]+|qemu-kvm[^/]*|kvm|qemu)")
 
-# In how many looks the command lines of all processes are read anew.
-SHARES = 8
+# In how many looks the command lines of all processes are read anew: those whose pid ends
+# in 0, then those in 1, ...
+SHARES = 10
 
 # For how many looks a new process is looked at each time: it is about to exec.
 YOUNG = 4
@@ -37,7 +38,8 @@ class Processes:
     """Knows what it has seen; ``look`` for the QEMUs that run now."""
 
     def __init__(self) -> None:
-        self._entries: set[str] = set()  # of /proc
+        self._entries: set[str] = set()  # of /proc, not all of them processes
+        self._pids: set[str] = set()
         self._qemus: dict[str, Process] = {}
         self._young: dict[str, int] = {}  # pid, looks left
         self._turn = 0
@@ -47,6 +49,7 @@ class Processes:
         new = {entry for entry in entries - self._entries if entry.isdecimal()}
         gone = self._entries - entries
         self._entries = entries
+        self._pids = self._pids - gone | new
         for entry in gone:
             self._young.pop(entry, None)
         self._young |= dict.fromkeys(new, YOUNG)
@@ -65,11 +68,8 @@ class Processes:
         self._turn = (self._turn + 1) % SHARES
         due = set(self._young)
         self._young = {entry: left - 1 for entry, left in self._young.items() if left > 1}
-        return due | {
-            entry
-            for entry in self._entries
-            if entry.isdecimal() and int(entry) % SHARES == self._turn
-        }
+        digit = str(self._turn)
+        return due | {entry for entry in self._pids if entry[-1] == digit}
 
 
 def _qemu(entry: str) -> Process | None:

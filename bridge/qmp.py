@@ -8,7 +8,7 @@ Specification: docs/interop/qmp-spec.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -32,8 +32,8 @@ BUSY = "no greeting: another client has this QMP socket, or QEMU is stopped"
 SILENT = f"no answer in {ANSWER_LIMIT:g} s"
 GONE = "QEMU closed the QMP connection"
 
-# One answer.  `info qtree` of a big machine has some 50 KiB; the bound is against a peer
-# that is no QMP server and never ends its line.
+# One answer.  That of a big machine has some 50 KiB; the bound is against a peer that is no
+# QMP server and never ends its line.
 MAX_ANSWER = 8 << 20
 
 
@@ -121,6 +121,10 @@ class Command(Generic[T]):
     name: str
     arguments: dict[str, Any]
     read: Callable[[Any], T]
+
+
+Talk = Generator[Command[Any], Any, T]
+"""Several commands of which each depends on the answers so far; a refusal is thrown in."""
 
 
 class Protocol:
@@ -243,24 +247,27 @@ def _greeting(version: dict[str, Any]) -> Version:
         raise QmpError("no QMP server: a greeting of unknown form") from None
 
 
-def _devices(answer: Json) -> dict[str, str]:
-    """Chardev to the device before it, from the tree that ``info qtree`` prints."""
-    devices, device = {}, ""
-    for line in answer.splitlines():
-        if match := re.match(r"\s*dev: ([^,\s]+)", line):
-            device = match[1]
-        elif match := re.match(r'\s*chardev\d* = "([^"]+)"', line):
-            devices[match[1]] = device
-    return devices
+def _children(answer: Json) -> list[tuple[str, str]]:
+    """Name and type of each child in the answer to qom-list; its other properties have none."""
+    rows = ((row["name"], re.fullmatch(r"child<(.*)>", row["type"])) for row in answer)
+    return [(name, match[1]) for name, match in rows if match]
 
 
 CAPABILITIES = Command("qmp_capabilities", {}, _nothing)
 CHARDEVS = Command("query-chardev", {}, _chardevs)
-# Nothing in QMP itself tells which device has a chardev, but for a walk of many requests.
-DEVICES = Command("human-monitor-command", {"command-line": "info qtree"}, _devices)
 NAME: Command[str | None] = Command("query-name", {}, lambda answer: answer.get("name"))
 VERSION = Command("query-version", {}, _version)
 STATUS: Command[str] = Command("query-status", {}, lambda answer: str(answer["status"]))
+
+
+def children(path: str) -> Command[list[tuple[str, str]]]:
+    """What is at a place of QEMU's tree of objects."""
+    return Command("qom-list", {"path": path}, _children)
+
+
+def chardev_of(path: str) -> Command[str]:
+    """The chardev of the device at a path; refused if it can't have one."""
+    return Command("qom-get", {"path": path, "property": "chardev"}, str)
 
 
 def send_break(chardev: str) -> Command[None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import trio
 
@@ -19,6 +19,8 @@ from bridge.qmp import (
     Event,
     Protocol,
     QmpError,
+    QmpRefusedError,
+    Talk,
 )
 
 T = TypeVar("T")
@@ -54,6 +56,20 @@ class QmpLink:
             while not self._protocol.answered(number):
                 await self._receive()
         return self._protocol.answer(number, command)
+
+    async def converse(self, talk: Talk[T]) -> T:
+        """Ask what ``talk`` wants to know; raises QmpError."""
+        try:
+            command = next(talk)
+            while True:
+                try:
+                    answer = await self.execute(command)
+                except QmpRefusedError as error:
+                    command = talk.throw(error)
+                else:
+                    command = talk.send(answer)
+        except StopIteration as end:
+            return cast("T", end.value)
 
     async def _receive(self) -> None:
         try:

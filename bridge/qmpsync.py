@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from bridge.qmp import (
     ANSWER_LIMIT,
@@ -16,6 +16,8 @@ from bridge.qmp import (
     Command,
     Protocol,
     QmpError,
+    QmpRefusedError,
+    Talk,
 )
 from bridge.url import TcpAddress
 
@@ -57,6 +59,20 @@ class QmpSession:
         while not self._protocol.answered(number):
             self._receive(deadline, f"{command.name}: {SILENT}")
         return self._protocol.answer(number, command)
+
+    def converse(self, talk: Talk[T]) -> T:
+        """Ask what ``talk`` wants to know; raises QmpError."""
+        try:
+            command = next(talk)
+            while True:
+                try:
+                    answer = self.execute(command)
+                except QmpRefusedError as error:
+                    command = talk.throw(error)
+                else:
+                    command = talk.send(answer)
+        except StopIteration as end:
+            return cast("T", end.value)
 
     def _receive(self, deadline: float, late: str) -> None:
         data = self._within(deadline, self._socket.recv, 1 << 16, late=late)

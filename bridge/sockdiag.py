@@ -119,7 +119,10 @@ def unix_listeners() -> list[UnixSocket]:
 
 
 def unix_connected() -> list[UnixSocket]:
-    """The sockets that servers have accepted or queued: those have the listener's name."""
+    """The sockets that servers have accepted: those have the listener's name.
+
+    /proc has those that are queued, too, with no inode.
+    """
     return _unix(1 << TcpState.ESTABLISHED)
 
 

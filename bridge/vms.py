@@ -1,12 +1,13 @@
 """The QEMU machines that run: what their command lines say, and what QMP adds to it."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 
 from bridge import processes
 from bridge.processes import Process, Processes
 from bridge.qemuargs import Address, Chardev, Machine, Tcp, Unix, parse_argv
-from bridge.qmp import CharInfo
+from bridge.qmp import CHARDEVS, NAME, CharInfo, QmpRefusedError, Talk, chardev_of, children
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,24 @@ class Told:
     name: str | None
     chardevs: tuple[CharInfo, ...]
     devices: dict[str, str]
+
+
+def inquire() -> Talk[Told]:
+    """Ask a QEMU for what its command line may not tell."""
+    name = yield NAME
+    chardevs = yield CHARDEVS
+    devices: dict[str, str] = {}
+    for place in ("/machine/unattached", "/machine/peripheral", "/machine/peripheral-anon"):
+        for child, kind in (yield children(place)):
+            if _MAY_HAVE_CHARDEV.search(kind):
+                try:
+                    devices[(yield chardev_of(f"{place}/{child}"))] = kind
+                except QmpRefusedError:
+                    continue  # a bus or a controller
+    return Told(name, chardevs, devices)
+
+
+_MAY_HAVE_CHARDEV = re.compile("serial|console|uart|pl011|debugcon|parallel|vty")
 
 
 @dataclass(slots=True, eq=False)

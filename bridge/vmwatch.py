@@ -16,11 +16,11 @@ from bridge.discovery import Found, Kernel, consoles, qmp_address
 from bridge.errors import BridgeError
 from bridge.printable import printable
 from bridge.processes import descriptors_of
-from bridge.qmp import CHARDEVS, DEVICES, NAME, Address, QmpError
+from bridge.qmp import Address, QmpError
 from bridge.qmplink import open_qmp
 from bridge.roster import Change, News, Roster
 from bridge.url import UpstreamUrl
-from bridge.vms import Told, Vm, Vms
+from bridge.vms import Vm, Vms, inquire
 
 log = logging.getLogger("ttybridge")
 
@@ -111,11 +111,7 @@ class Discovery:
         vm = seen.vm
         try:
             async with open_qmp(address) as qmp:
-                vm.told = Told(
-                    await qmp.execute(NAME),
-                    await qmp.execute(CHARDEVS),
-                    await qmp.execute(DEVICES),
-                )
+                vm.told = await qmp.converse(inquire())
         except QmpError as error:
             log.warning("%s: %s", printable(vm.name), error)
         seen.looks = 0

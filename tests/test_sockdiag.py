@@ -96,3 +96,37 @@ def test_unix_peer(tmp_path: Path) -> None:
         assert sockdiag.unix_peer_accepted(client.fileno()) is False
         with listener.accept()[0]:
             assert sockdiag.unix_peer_accepted(client.fileno()) is True
+
+
+@pytest.fixture(params=["path", "relative", "abstract"])
+def unix_name(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A name to bind; NUL first for an abstract one."""
+    monkeypatch.chdir(tmp_path)
+    if request.param == "abstract":
+        return f"\0ttybridge test {os.getpid()}"
+    return str(tmp_path / "a b") if request.param == "path" else "a b"
+
+
+def test_unix_sockets_are_listed(source: str, unix_name: str) -> None:
+    shown = unix_name.replace("\0", "@")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(unix_name)
+        listener.listen(1)
+        (row,) = [row for row in sockdiag.unix_listeners() if row.name == shown]
+        assert row.inode == os.fstat(listener.fileno()).st_ino
+        client.connect(unix_name)
+
+        def accepted() -> list[sockdiag.UnixSocket]:
+            rows = [row for row in sockdiag.unix_connected() if row.name == shown]
+            return [row for row in rows if row.inode]
+
+        assert accepted() == []
+        with listener.accept()[0] as server:
+            (row,) = accepted()
+            assert row.inode == os.fstat(server.fileno()).st_ino
+            proc = source == "proc"  # which does not tell
+            assert row.peer == (None if proc else os.fstat(client.fileno()).st_ino)
+            client.close()
+            assert [row.peer for row in accepted()] == [None if proc else 0]
