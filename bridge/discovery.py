@@ -187,13 +187,14 @@ class _Place:
 
 def console_name(found: Found, taken: Collection[str]) -> str:
     """A console's name: its VM's, with the chardev's for all but the first, and free."""
-    vm = _fit(found.vm) or "vm"
-    suffix = "" if found.number == 0 else f"-{_fit(found.chardev.id)}"
-    for n in count(1):
-        more = suffix if n == 1 else f"{suffix}-{n}"
-        name = vm[: max(1, MAX_NAME - len(more))] + more
-        if name[:MAX_NAME] not in taken:
-            return name[:MAX_NAME]
+    suffix = "" if found.number == 0 else f"-{_fit(found.chardev.id)[: MAX_NAME // 2]}"
+    name = (_fit(found.vm) or "vm")[: MAX_NAME - len(suffix)] + suffix
+    if name not in taken:
+        return name
+    for n in count(2):
+        other = f"{name[: MAX_NAME - len(str(n)) - 1]}-{n}"
+        if other not in taken:
+            return other
     raise AssertionError
 
 
