@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge import cmd_discover
+from bridge import listing
 from bridge.config import parse
 from bridge.discovery import Found, Kernel, Slot, console_name, consoles, records
 from bridge.processes import Process
@@ -289,7 +289,7 @@ def test_a_vm_without_console_is_told_what_to_add(tools: None, user: User, direc
 
 
 def test_without_any_vm_one_line_says_so() -> None:
-    (line,) = cmd_discover._notes([], [])  # noqa: SLF001
+    (line,) = listing._notes([], [])  # noqa: SLF001
     assert line.startswith("no QEMU that you may see runs here; ")
     assert "websocket=on" in line
 

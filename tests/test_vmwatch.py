@@ -13,11 +13,12 @@ import trio
 from bridge.config import ConsoleSettings
 from bridge.discovery import Found, Kernel, Slot, consoles
 from bridge.errors import StartError
+from bridge.service import Service, open_service
 from bridge.url import UpstreamUrl
 from bridge.vms import Vm, Vms
 from bridge.vmwatch import INTERVAL, SETTLING, Discovery
 from tests.support.machine import BARE, Machine
-from tests.support.qemu import free_port
+from tests.support.qemu import SECTORS, free_port
 from tests.support.user import User
 
 ANY = "server=on,wait=off"
@@ -67,10 +68,11 @@ class Lab:
         self.running: list[subprocess.Popen[bytes]] = []
         self.machines: list[Machine] = []
 
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+    def start(self, *words: str, stopped: bool = True) -> "subprocess.Popen[bytes]":
         """Start a QEMU; does not wait for it."""
+        bare = BARE if stopped else BARE[:-1]
         process = self._user.popen(
-            ["qemu-system-x86_64", *BARE, *words],
+            ["qemu-system-x86_64", *bare, *words],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -235,6 +237,59 @@ def nc_to(port: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(["nc", "127.0.0.1", str(port)], stdin=subprocess.PIPE)
 
 
+class Real:
+    """The service itself, as Discovery is to see it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.add = service.add
+        self.remove = service.remove
+
+    @property
+    def settings(self) -> Collection[ConsoleSettings]:
+        return [console.settings for console in self._service.consoles.values()]
+
+
+async def test_with_the_service_itself(lab: Lab, user: User, directory: Path) -> None:
+    """A VM's echo through its raw port; then another VM's, on the same port and by its name."""
+    port = free_port()
+    with open_service([], directory / "run") as service:
+        discovery = Discovery(Real(service))
+        lab.only_ours(discovery)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run, lambda: None)
+            nursery.start_soon(discovery.run)
+            for name in ("one", "two"):
+                vm = lab.start(*echo(user, directory), "-name", name, *serial(port), stopped=False)
+                with trio.fail_after(30):
+                    while (console := service.consoles.get(name)) is None:
+                        await trio.sleep(0.02)
+                    assert console.place.raw is not None
+                    await until_echo(console.place.raw)
+                    while [*service.consoles] != [name]:
+                        await trio.sleep(0.02)
+                lab.kill(vm)
+            nursery.cancel_scope.cancel()
+
+
+def echo(user: User, directory: Path) -> list[str]:
+    sector = directory / "echo.img"
+    sector.write_bytes(bytes.fromhex(SECTORS["echo"]).ljust(510, b"\0") + b"\x55\xaa")
+    sector.chmod(0o644)
+    return ["-drive", f"format=raw,file={sector},if=ide,snapshot=on"]
+
+
+async def until_echo(raw: str) -> None:
+    host, _, port = raw.rpartition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    async with stream:
+        while True:
+            await stream.send_all(b"x")
+            with trio.move_on_after(0.2):
+                if b"x" in await stream.receive_some():
+                    return
+
+
 @contextmanager
 def sleepers(count: int) -> Iterator[None]:
     started = [subprocess.Popen(["sleep", "600"]) for _ in range(count)]
@@ -246,10 +301,8 @@ def sleepers(count: int) -> Iterator[None]:
             process.wait()
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.long)])
-async def test_watching_costs_little(
-    lab: Lab, seconds: float, figure: Callable[[str, list[float]], None]
-) -> None:
+@pytest.mark.long
+async def test_watching_costs_little(lab: Lab, figure: Callable[[str, list[float]], None]) -> None:
     """Beside 300 processes and two VMs; the bar is 0.2 % of a core."""
     ports = free_port(), free_port()
     notes = Notes()
@@ -262,7 +315,7 @@ async def test_watching_costs_little(
                 while any(seen.looks <= SETTLING for seen in discovery._seen.values()):  # noqa: SLF001
                     await trio.sleep(INTERVAL)
             cpu, began = time.process_time(), trio.current_time()
-            await trio.sleep(seconds)
+            await trio.sleep(30)
             share = (time.process_time() - cpu) / (trio.current_time() - began)
     figure("CPU seconds in 100 s of watching, beside 300 processes and two VMs", [100 * share])
     assert share < 0.01  # far from the figure: the machine may be busy
