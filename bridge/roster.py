@@ -32,7 +32,8 @@ class News:
 
     change: Change
     name: str
-    found: Found
+    found: Found | None
+    """None for one that has gone while one process took over from another."""
 
 
 @dataclass(slots=True)
@@ -45,11 +46,21 @@ Key = tuple[Process, str]
 
 
 class Roster:
-    """See the module; ``update`` after each look."""
+    """See the module; ``update`` after each look.
 
-    def __init__(self) -> None:
+    ``former`` are the names of those that the process before this one had found: they
+    are recognised by their addresses.
+    """
+
+    def __init__(self, former: Collection[str] = ()) -> None:
+        self._former = set(former)
+        self._former_until: float | None = None
         self._ours: dict[str, _Ours] = {}
         self._dismissed: set[Key] = set()
+
+    @property
+    def names(self) -> set[str]:
+        return self._ours.keys() | self._former
 
     def is_settled(self, found: Found, explicit: Collection[object]) -> bool:
         """Is there nothing to decide about a console while its VM runs?"""
@@ -58,7 +69,8 @@ class Roster:
 
     def explicit(self, bridged: Iterable[ConsoleSettings]) -> set[object]:
         """The addresses of those that the user has set up himself."""
-        others = (s for s in bridged if s.name not in self._ours)
+        names = self.names
+        others = (s for s in bridged if s.name not in names)
         return {address for s in others for address in _comparable(s.url.address)}
 
     def dismiss(self, name: str) -> None:
@@ -78,10 +90,29 @@ class Roster:
         for name in self._ours.keys() - names:
             self.dismiss(name)
         self._dismissed &= running.keys()
+        news = list(self._recognise(running, bridged, now))
         explicit = self.explicit(bridged)
         others = names - self._ours.keys()
-        news = list(self._departures(running, explicit, now))
+        news += self._departures(running, explicit, now)
         return news + list(self._arrivals(running, explicit, others))
+
+    def _recognise(
+        self, running: dict[Key, Found], bridged: Iterable[ConsoleSettings], now: float
+    ) -> Iterator[News]:
+        if self._former_until is None:
+            self._former_until = now + GRACE
+        for settings in bridged:
+            if settings.name in self._former:
+                urls = {found.url: found for found in running.values()}
+                if (found := urls.get(str(settings.url))) is not None:
+                    self._ours[settings.name] = _Ours(found)
+                elif now >= self._former_until:
+                    yield News(Change.GONE, settings.name, None)
+                else:
+                    continue
+                self._former.discard(settings.name)
+        if now >= self._former_until:  # what is left, nobody has taken over
+            self._former.clear()
 
     def _departures(
         self, running: dict[Key, Found], explicit: Collection[object], now: float

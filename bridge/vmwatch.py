@@ -27,6 +27,9 @@ log = logging.getLogger("ttybridge")
 # A console is to be reached within a second after its VM has started.
 INTERVAL = 0.5
 
+# While a QEMU is about to open its sockets.
+HASTE = 0.1
+
 # A QEMU that has just begun is looked at each time, one that goes on when it has opened or
 # closed something: there is no other way for a console to become free.
 SETTLING = 10
@@ -64,13 +67,22 @@ class Discovery:
         self,
         consoles: Consoles,
         make: Callable[[str, UpstreamUrl], ConsoleSettings] = ConsoleSettings,
+        former: Collection[str] = (),
     ) -> None:
-        """``make`` gives the settings of a console that is found: the user's defaults."""
+        """``make`` gives the settings of a console that is found: the user's defaults.
+
+        ``former``: see Roster.
+        """
         self._consoles = consoles
         self._make = make
         self._vms = Vms()
         self._seen: dict[Vm, _Seen] = {}
-        self._roster = Roster()
+        self._roster = Roster(former)
+
+    @property
+    def names(self) -> Collection[str]:
+        """Of the consoles that were found: what the next process is to know as ``former``."""
+        return self._roster.names
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -78,7 +90,15 @@ class Discovery:
                 found = self._look(nursery)
                 news = self._roster.update(found, self._consoles.settings, now=trio.current_time())
                 await self._obey(news)
-                await trio.sleep(INTERVAL)
+                await trio.sleep(HASTE if self._expecting else INTERVAL)
+
+    @property
+    def _expecting(self) -> bool:
+        """Has a QEMU begun that does not listen yet?"""
+        return any(
+            seen.looks < SETTLING and not any(found.listener for found in seen.found)
+            for seen in self._seen.values()
+        )
 
     def _look(self, nursery: trio.Nursery) -> list[Found]:
         kernel = Kernel()
@@ -132,6 +152,7 @@ class Discovery:
                         pass  # the upstream finds whoever listens there by itself
 
     def _add(self, item: News) -> None:
+        assert item.found is not None
         assert item.found.url is not None
         try:
             self._consoles.add(self._make(item.name, UpstreamUrl.parse(item.found.url)))
@@ -148,6 +169,9 @@ class Discovery:
 
 def _say(item: News) -> None:
     found = item.found
+    if found is None:
+        log.info("%s: retired (its VM is gone)", item.name)
+        return
     who = f"VM {printable(found.vm)}, pid {found.process.pid}"
     match item.change:
         case Change.APPEARED:

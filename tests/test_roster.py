@@ -42,8 +42,8 @@ def console(
 class Service:
     """What is bridged; does what the roster says, and tells it in short."""
 
-    def __init__(self, **explicit: str) -> None:
-        self.roster = Roster()
+    def __init__(self, former: tuple[str, ...] = (), **explicit: str) -> None:
+        self.roster = Roster(former)
         self.bridged = {n: ConsoleSettings(n, UpstreamUrl.parse(u)) for n, u in explicit.items()}
 
     def look(self, *found: Found, now: float = 0) -> Told:
@@ -53,6 +53,7 @@ class Service:
                 del self.bridged[item.name]
             if item.change is Change.APPEARED:
                 assert item.name not in self.bridged
+                assert item.found is not None
                 url = UpstreamUrl.parse(item.found.url)
                 self.bridged[item.name] = ConsoleSettings(item.name, url)
         return [(item.change.value, item.name) for item in news]
@@ -173,3 +174,18 @@ def test_one_that_could_not_be_bridged_is_not_tried_again() -> None:
     service.roster.update([console("vm1", 1)], [], 0)
     service.roster.dismiss("vm1")
     assert service.look(console("vm1", 1)) == []
+
+
+def test_after_a_handover_the_former_process_s_consoles_are_known() -> None:
+    service = Service(("vm1", "vm2", "vm3"), vm1="ws://127.0.0.1:1", vm2="ws://127.0.0.1:2")
+    service.bridged["mine"] = ConsoleSettings("mine", UpstreamUrl.parse("ws://127.0.0.1:9"))
+    assert service.look(console("vm1", 1), now=0) == []
+    assert service.roster.names == {"vm1", "vm2", "vm3"}
+    # The second VM ended meanwhile, or is slow to be seen.
+    assert service.look(console("vm1", 1), now=GRACE - 0.1) == []
+    assert service.look(console("vm1", 1), now=GRACE) == [("gone", "vm2")]
+    assert service.roster.names == {"vm1"}
+    # The first one is retired as any other.
+    assert service.look(now=100) == []
+    assert service.look(now=100 + GRACE) == [("gone", "vm1")]
+    assert [*service.bridged] == ["mine"]
