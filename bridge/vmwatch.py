@@ -66,15 +66,16 @@ class Discovery:
     def __init__(
         self,
         consoles: Consoles,
-        make: Callable[[str, UpstreamUrl], ConsoleSettings] = ConsoleSettings,
+        make: Callable[[str, UpstreamUrl, Found], ConsoleSettings] | None = None,
         former: Collection[str] = (),
     ) -> None:
-        """``make`` gives the settings of a console that is found: the user's defaults.
+        """``make`` gives the settings of a console that is found, by its name and URL, from
+        the user's defaults and from what is known of it (its QMP socket, telnet=on).
 
         ``former``: see Roster.
         """
         self._consoles = consoles
-        self._make = make
+        self._make = make or (lambda name, url, _: ConsoleSettings(name, url))
         self._vms = Vms()
         self._seen: dict[Vm, _Seen] = {}
         self._roster = Roster(former)
@@ -155,7 +156,8 @@ class Discovery:
         assert item.found is not None
         assert item.found.url is not None
         try:
-            self._consoles.add(self._make(item.name, UpstreamUrl.parse(item.found.url)))
+            url = UpstreamUrl.parse(item.found.url)
+            self._consoles.add(self._make(item.name, url, item.found))
         except BridgeError as error:
             log.warning("%s: not bridged: %s", item.name, error)
             self._roster.dismiss(item.name)

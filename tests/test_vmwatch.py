@@ -250,9 +250,10 @@ class Real:
         return [console.settings for console in self._service.consoles.values()]
 
 
-async def test_with_the_service_itself(lab: Lab, user: User, directory: Path) -> None:
-    """A VM's echo through its raw port; then another VM's, on the same port and by its name."""
-    port = free_port()
+@pytest.mark.parametrize("kind", ["websocket", "tcp", "unix"])
+async def test_with_the_service_itself(lab: Lab, user: User, directory: Path, kind: str) -> None:
+    """A VM's echo through its raw port; then another VM's, at the same place, by its name."""
+    place = f"unix:{directory}/serial" if kind == "unix" else f"{kind}:127.0.0.1:{free_port()}"
     with open_service([], directory / "run") as service:
         discovery = Discovery(Real(service))
         lab.only_ours(discovery)
@@ -260,7 +261,14 @@ async def test_with_the_service_itself(lab: Lab, user: User, directory: Path) ->
             nursery.start_soon(service.run, lambda: None)
             nursery.start_soon(discovery.run)
             for name in ("one", "two"):
-                vm = lab.start(*echo(user, directory), "-name", name, *serial(port), stopped=False)
+                vm = lab.start(
+                    *echo(user, directory),
+                    "-name",
+                    name,
+                    "-serial",
+                    f"{place},{ANY}",
+                    stopped=False,
+                )
                 with trio.fail_after(30):
                     while (console := service.consoles.get(name)) is None:
                         await trio.sleep(0.02)
