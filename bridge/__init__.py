@@ -14,12 +14,13 @@ level  modules                        what they are
                                       spoken to a server, what it must show, what it shows,
                                       the syntax of QEMU's options
 2      websocket config qemuargs      pure: RFC 6455 as QEMU speaks it; the settings; what a
-       qmp                            QEMU's command line says; QEMU's control protocol
+       qmp wsserver                   QEMU's command line says; QEMU's control protocol; RFC
+                                      6455 as a server, and who is let in
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
        dial transport credentials     directory; connecting; a socket's bytes, and leaving;
        systemd manager succession     files of certificates and secrets; sd_notify, asking
-       processes qmpsync              systemd; exec(2) with all that is open; the QEMUs that
-                                      run; QMP with blocking sockets
+       processes qmpsync token        systemd; exec(2) with all that is open; the QEMUs that
+                                      run; QMP with blocking sockets; a secret
 4      listeners console tls          who listens on this machine; the hub of one console;
        client command fdstore         TLS on a socket; the control socket's other end; what
        qmplink locate vms             commands share; descriptors that outlive the process; QMP
@@ -30,7 +31,8 @@ level  modules                        what they are
 6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
        roster listing                 come in; the built-in console; which VMs' consoles are
                                       bridged unasked, which are listed
-7      bridged vmwatch                one console with all its ways in and out; VMs come and go
+7      bridged vmwatch wsendpoint     one console with all its ways in and out; VMs come and
+                                      go; the port where all consoles are websockets
 8      service                        all consoles, bound and run
 9      status                         what can be told of them
 10     control                        the socket where it is asked

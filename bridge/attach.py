@@ -106,6 +106,10 @@ class Attachment:
         self._console.attach(self)
         await self._serve()
 
+    def end(self) -> None:
+        """End ``run``: the console is gone, if the client is not."""
+        self._scope.cancel()
+
     def state(self, bag: Bag) -> Record:
         """All that the next process needs to go on, but for the descriptor."""
         return {

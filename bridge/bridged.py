@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from bridge.attach import Attachment
 from bridge.config import ConsoleSettings
 from bridge.console import Console
 from bridge.endpoints import (
@@ -25,7 +26,7 @@ from bridge.endpoints import (
     listen_unix,
 )
 from bridge.errors import StartError
-from bridge.handover import Bag, Left, Record
+from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
 from bridge.manners import Kind, Manners
 from bridge.pacing import Input, Pacer
@@ -143,6 +144,8 @@ class BridgedConsole:
             on_break=self._break,
         )
         self._state_log = _StateLog()
+        self.ended = False
+        """Nobody can attach any more."""
         self._parts: dict[str, _Part] = {}
         self._nursery: trio.Nursery | None = None
         if left is not None:
@@ -179,9 +182,20 @@ class BridgedConsole:
         """Serve until cancelled; QEMU is left properly, unless all is handed over."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self.console.run)
+            nursery.start_soon(self._run_hub)
             for part in self._parts.values():
                 nursery.start_soon(_run, part)
+
+    async def _run_hub(self) -> None:
+        try:
+            await self.console.run()
+        finally:
+            if self.console.ending is Ending.LEAVE:
+                self.ended = True
+                # Some came by an endpoint of the whole service, which lives on.
+                for reader in self.console.readers:
+                    if isinstance(reader, Attachment):
+                        reader.end()
 
     async def let_go(self, settings: ConsoleSettings) -> None:
         """First half of a change: end the parts that ``settings`` want otherwise or not at all."""

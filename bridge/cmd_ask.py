@@ -91,6 +91,8 @@ def _reload(arguments: argparse.Namespace) -> int:
     for what in ("added", "removed", "changed"):
         for name in done[what]:
             print(f"{what} {name}")
+    for key in done["service"]:
+        print(f"changed [service] {key}")
     for error in done["errors"]:
         print(f"failed {error}")
     return 1 if done["errors"] else 0

@@ -65,11 +65,13 @@ def _run(arguments: argparse.Namespace) -> int:
         file = command.default_config()
         if not file.exists():
             raise StartError(_NOTHING_TO_RUN.format(config=file))
-    filed = command.load(file) if file is not None else []
+    filed = command.load(file) if file is not None else config.Configuration()
     reread = partial(command.load, file) if file is not None else None
-    consoles = config.with_ports([*given, *filed], raw=arguments.raw, telnet=arguments.telnet)
-    config.check_unique(consoles)
-    return _serve(Plan(consoles, {c.name: c for c in filed}, reread), arguments)
+    consoles = config.with_ports(
+        [*given, *filed.consoles], raw=arguments.raw, telnet=arguments.telnet
+    )
+    config.check_unique(consoles, filed.service)
+    return _serve(Plan(consoles, filed, reread), arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from bridge.runtime import default_directory
 if TYPE_CHECKING:
     from typing import Any
 
-    from bridge.config import ConsoleSettings
+    from bridge.config import Configuration
 
     Subparsers = argparse._SubParsersAction[Any]  # noqa: SLF001 (has no other name)
 
@@ -34,16 +34,16 @@ def port(text: str) -> int:
     return int(text)
 
 
-def load(file: Path) -> "list[ConsoleSettings]":
-    """The consoles of a configuration file, and the files that it names do."""
+def load(file: Path) -> "Configuration":
+    """What a configuration file says; and the files that it names do."""
     from bridge import config, credentials
 
-    consoles = config.load(file)
+    configuration = config.load(file)
     try:
-        credentials.check(consoles)
+        credentials.check(configuration.consoles)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
-    return consoles
+    return configuration
 
 
 def default_config() -> Path:

@@ -1,7 +1,8 @@
 """Settings: from TOML or the command line to frozen records.  Strict; reads one file.
 
-KEYS is the one table of what a console may be told: how a value is read, what is allowed
-(in errors and in the README), what it is when absent.
+KEYS is the one table of what a console may be told, SERVICE_KEYS of what the service may:
+how a value is read, what is allowed (in errors and in the README).  What it is when absent
+stands in the record.
 """
 
 import re
@@ -74,6 +75,30 @@ class ConsoleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """All there is to say about the service as a whole."""
+
+    websocket: int | None = None
+    """A port for all consoles by websocket, ANY_PORT, or None for none."""
+    websocket_token: Path | None = None
+    """The file that holds the token; None: one is made."""
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The table of TOML that says all of this."""
+
+    def differences(self, other: "ServiceSettings") -> list[str]:
+        """The keys whose values differ."""
+        return [key for key in SERVICE_KEYS if getattr(self, key) != getattr(other, key)]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a configuration file says."""
+
+    service: ServiceSettings = ServiceSettings()
+    consoles: list[ConsoleSettings] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """One key: ``parse`` raises ValueError for what is not ``allowed``."""
 
@@ -119,7 +144,15 @@ def _replay(value: object) -> int:
     return size
 
 
+def _file(value: object) -> Path:
+    match value:
+        case {"file": name, **others} if not others:
+            return parse_path(name)
+    raise ValueError
+
+
 _ALLOWED_PORT = 'a port from 1 to 65535, "auto" (a free one; also when absent) or false'
+_ALLOWED_PORT_OFF = 'a port from 1 to 65535, "auto" or false'
 
 KEYS: Mapping[str, Key] = {
     "url": Key(UpstreamUrl.parse, ALLOWED_URL, in_defaults=False),
@@ -128,7 +161,7 @@ KEYS: Mapping[str, Key] = {
     "unix": Key(_boolean, "true or false"),
     "pty": Key(_boolean, "true or false"),
     "pty_readonly": Key(_boolean, "true or false"),
-    "raw_readonly": Key(_port, 'a port from 1 to 65535, "auto" or false', in_defaults=False),
+    "raw_readonly": Key(_port, _ALLOWED_PORT_OFF, in_defaults=False),
     "scrollback": Key(
         _scrollback, 'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB'
     ),
@@ -148,8 +181,15 @@ _ACCESS: Mapping[str, tuple[Callable[[UpstreamUrl], bool], str]] = {
     "headers": (lambda url: url.websocket, "ws://, wss:// and ws+unix://"),
 }
 
+_DEFAULTS_KEYS = {name: key for name, key in KEYS.items() if key.in_defaults}
 
-def load(path: Path) -> list[ConsoleSettings]:
+SERVICE_KEYS: Mapping[str, Key] = {
+    "websocket": Key(_port, _ALLOWED_PORT_OFF),
+    "websocket_token": Key(_file, '{ file = "/path" }, absolute or beginning with "~/"'),
+}
+
+
+def load(path: Path) -> Configuration:
     """Read a configuration file; raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -160,7 +200,7 @@ def load(path: Path) -> list[ConsoleSettings]:
     return parse(text, str(path))
 
 
-def parse(text: str, source: str) -> list[ConsoleSettings]:
+def parse(text: str, source: str) -> Configuration:
     """Read the text of a configuration file; errors name ``source`` and the key."""
     try:
         document = tomllib.loads(text)
@@ -174,11 +214,18 @@ def parse(text: str, source: str) -> list[ConsoleSettings]:
 
 def console(name: str, table: object) -> ConsoleSettings:
     """Read one console's table of keys, as a configuration file has it; raises ConfigError."""
-    own = _table(table, "settings", in_defaults=False)
+    own = _table(table, "settings", KEYS)
     if "url" not in own:
         raise ConfigError(f"settings.url: missing; allowed: {ALLOWED_URL}")
     assert isinstance(table, dict)
     return _settings(_name(name), "settings", {}, own, table)
+
+
+def service(table: object) -> ServiceSettings:
+    """Read the service's table of keys; raises ConfigError."""
+    values = _table(table, "service", SERVICE_KEYS)
+    assert isinstance(table, dict)
+    return ServiceSettings(**values, source=table)
 
 
 def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
@@ -228,8 +275,10 @@ def _count_up(consoles: Iterable[ConsoleSettings], key: str, first: int) -> list
     return result
 
 
-def check_unique(consoles: Iterable[ConsoleSettings]) -> None:
-    """Raise UsageError where two consoles have the same name or the same port."""
+def check_unique(
+    consoles: Iterable[ConsoleSettings], service: ServiceSettings = ServiceSettings()
+) -> None:
+    """Raise UsageError where two consoles have the same name, or two endpoints the same port."""
     names: set[str] = set()
     ports: dict[int, str] = {}
     for console in consoles:
@@ -237,27 +286,32 @@ def check_unique(consoles: Iterable[ConsoleSettings]) -> None:
             raise UsageError(f"two consoles are named '{console.name}'; give each its own NAME=URL")
         names.add(console.name)
         for port in filter(None, (getattr(console, key) for key in PORTS)):
+            if port == service.websocket:
+                raise UsageError(
+                    f"console '{console.name}' and the websocket both want port {port}"
+                )
             if other := ports.get(port):
                 raise UsageError(f"consoles '{other}' and '{console.name}' both want port {port}")
             ports[port] = console.name
 
 
-def _document(document: dict[str, Any]) -> list[ConsoleSettings]:
-    _known(document, ("defaults", "consoles"), "")
-    defaults = _table(document.get("defaults", {}), "defaults", in_defaults=True)
+def _document(document: dict[str, Any]) -> Configuration:
+    _known(document, ("service", "defaults", "consoles"), "")
+    settings = service(document.get("service", {}))
+    defaults = _table(document.get("defaults", {}), "defaults", _DEFAULTS_KEYS)
     tables = document.get("consoles", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"consoles: found {_found(tables)}; allowed: tables [consoles.NAME]")
     consoles = []
     for name, table in tables.items():
         where = f"consoles.{printable(name)}"
-        own = _table(table, where, in_defaults=False)
+        own = _table(table, where, KEYS)
         if "url" not in own:
             raise ConfigError(f"{where}.url: missing; allowed: {ALLOWED_URL}")
         source = document.get("defaults", {}) | table
         consoles.append(_settings(_name(name, "consoles."), where, defaults, own, source))
-    check_unique(consoles)
-    return consoles
+    check_unique(consoles, settings)
+    return Configuration(settings, consoles)
 
 
 def _settings(
@@ -288,17 +342,17 @@ def _access(defaults: dict[str, Any], own: dict[str, Any], where: str) -> dict[s
     return values
 
 
-def _table(table: object, where: str, *, in_defaults: bool) -> dict[str, Any]:
-    """The parsed values of one table of console keys."""
+def _table(table: object, where: str, keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The parsed values of one table."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: found {_found(table)}; allowed: a table")
-    _known(table, (n for n, key in KEYS.items() if key.in_defaults or not in_defaults), where)
+    _known(table, keys, where)
     values = {}
     for name, value in table.items():
         try:
-            values[name] = KEYS[name].parse(value)
+            values[name] = keys[name].parse(value)
         except ValueError:
-            found, allowed = _found(value), KEYS[name].allowed
+            found, allowed = _found(value), keys[name].allowed
             raise ConfigError(f"{where}.{name}: found {found}; allowed: {allowed}") from None
         except BridgeError as error:
             raise ConfigError(f"{where}.{name}: {error}") from None

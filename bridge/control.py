@@ -209,6 +209,7 @@ class Control:
             "added": done.added,
             "removed": done.removed,
             "changed": done.changed,
+            "service": done.service,
             "errors": done.errors,
         }
 

@@ -4,7 +4,7 @@ The end is either that everything is left and closed, or that a new process goes
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import trio
 
 from bridge import succession, systemd
 from bridge.bridged import Place
-from bridge.config import ConsoleSettings
+from bridge.config import Configuration, ConsoleSettings
 from bridge.control import Control
 from bridge.demo import ConsoleServer
 from bridge.handover import Bag, Ending, Left
@@ -27,9 +27,9 @@ class Plan:
     """What is to be served."""
 
     consoles: list[ConsoleSettings]
-    filed: Mapping[str, ConsoleSettings] = field(default_factory=dict)
-    """Those from the configuration file, by name, as it has them."""
-    reread: Callable[[], list[ConsoleSettings]] | None = None
+    filed: Configuration = field(default_factory=Configuration)
+    """What the configuration file says."""
+    reread: Callable[[], Configuration] | None = None
     """Reads that file again."""
     server: ConsoleServer | None = None
     """The built-in console."""

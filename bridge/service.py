@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +18,22 @@ from pathlib import Path
 import trio
 
 from bridge.bridged import BridgedConsole, Common, Place
-from bridge.config import ANY_PORT, PORTS, ConsoleSettings, check_unique, console
+from bridge.config import (
+    ANY_PORT,
+    PORTS,
+    Configuration,
+    ConsoleSettings,
+    ServiceSettings,
+    check_unique,
+    console,
+)
 from bridge.endpoints import MAX_ATTACHMENTS
 from bridge.errors import BridgeError, StartError
 from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
 from bridge.presence import Presence
 from bridge.runtime import RuntimeDirectory
+from bridge.wsendpoint import WebSockets
 
 log = logging.getLogger("ttybridge")
 
@@ -37,12 +46,16 @@ HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload did, by the consoles' names; ``errors`` are lines for the user."""
+    """What a reload did, by the consoles' names; ``errors`` are lines for the user.
+
+    ``service`` are the keys of [service] that have changed.
+    """
 
     added: list[str]
     removed: list[str]
     changed: list[str]
-    errors: list[str]
+    errors: list[str] = field(default_factory=list)
+    service: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,14 +72,13 @@ class _Running:
 class Service:
     """All consoles, bound; ``run`` serves until a stop signal or cancellation."""
 
-    def __init__(
-        self, common: Common, reread: Callable[[], list[ConsoleSettings]] | None = None
-    ) -> None:
+    def __init__(self, common: Common, reread: Callable[[], Configuration] | None = None) -> None:
         self.runtime = common.runtime
         self.started = time.time()
         self._common = common
         self._reread = reread
         self._running: dict[str, _Running] = {}
+        self.websockets = WebSockets(common.runtime.path, self._find_served)
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
         self._serving = trio.CancelScope()
@@ -101,6 +113,7 @@ class Service:
             self._nursery = nursery
             nursery.start_soon(self._common.presence.run)
             nursery.start_soon(self._common.listeners.run)
+            nursery.start_soon(self.websockets.run)
             for running in self._running.values():
                 nursery.start_soon(self._run_console, running)
             ready()
@@ -137,7 +150,8 @@ class Service:
 
     def add(self, settings: ConsoleSettings) -> None:
         """Bring in one more console; raises UsageError or StartError."""
-        check_unique([*(r.bridged.settings for r in self._running.values()), settings])
+        others = (r.bridged.settings for r in self._running.values())
+        check_unique([*others, settings], self.websockets.settings)
         self.bind(settings)
 
     def bind(
@@ -167,12 +181,15 @@ class Service:
         if self._reread is None:
             raise StartError("started without a configuration file: there is nothing to reload")
         async with self._reloading:
-            wanted = {settings.name: settings for settings in self._reread()}
+            configuration = self._reread()
+            wanted = {settings.name: settings for settings in configuration.consoles}
             others = [r.bridged.settings for r in self._running.values() if r.filed is None]
-            check_unique([*others, *wanted.values()])
-            return await self._become(wanted)
+            check_unique([*others, *wanted.values()], configuration.service)
+            return await self._become(wanted, configuration.service)
 
-    async def _become(self, wanted: dict[str, ConsoleSettings]) -> Reloaded:
+    async def _become(
+        self, wanted: dict[str, ConsoleSettings], service: ServiceSettings
+    ) -> Reloaded:
         """Everything that goes goes first: what it holds, ports above all, may be wanted."""
         filed = {name: r.filed for name, r in self._running.items() if r.filed is not None}
         effective = {
@@ -189,7 +206,11 @@ class Service:
             for name in changed - replaced:
                 bridged = self._running[name].bridged
                 nursery.start_soon(bridged.let_go, effective[name])
-        done = Reloaded(sorted(wanted.keys() - filed.keys()), sorted(removed), sorted(changed), [])
+        done = Reloaded(sorted(wanted.keys() - filed.keys()), sorted(removed), sorted(changed))
+        try:
+            done.service.extend(await self.websockets.change(service))
+        except StartError as error:
+            done.errors.append(str(error))
         for name in [*changed, *done.added]:
             try:
                 if name in changed - replaced:
@@ -235,6 +256,7 @@ class Service:
         return {
             "lock": bag.put(self.runtime.lock),
             "started": self.started,
+            "websockets": self.websockets.state(bag),
             "consoles": [
                 {
                     "name": name,
@@ -254,6 +276,7 @@ class Service:
             settings = replace(console(each["name"], each["settings"]), **each["ports"])
             filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
             self.bind(settings, filed, (each["bridged"], bag))
+        self.websockets.restore(record["websockets"], bag)
 
     def _find(self, name: str) -> _Running:
         try:
@@ -261,7 +284,17 @@ class Service:
         except KeyError:
             raise StartError(f"no console '{name}'") from None
 
+    def _find_served(self, name: str) -> BridgedConsole | None:
+        """The console that a websocket client wants; without a name, the only one."""
+        if not name and len(self._running) == 1:
+            (name,) = self._running
+        running = self._running.get(name)
+        if running is None or running.bridged.ended:
+            return None
+        return running.bridged
+
     def close(self) -> None:
+        self.websockets.close()
         for bridged in self.consoles.values():
             bridged.close()
 
@@ -282,6 +315,7 @@ def _counts(done: Reloaded) -> Iterator[tuple[str, list[str]]]:
     yield "added", done.added
     yield "removed", done.removed
     yield "changed", done.changed
+    yield "changed of [service]", done.service
     yield "failed", done.errors
 
 
@@ -298,19 +332,19 @@ def open_service(
     consoles: Iterable[ConsoleSettings],
     directory: Path,
     *,
-    filed: Mapping[str, ConsoleSettings] | None = None,
-    reread: Callable[[], list[ConsoleSettings]] | None = None,
+    filed: Configuration | None = None,
+    reread: Callable[[], Configuration] | None = None,
     changed: Callable[[], None] = lambda: None,
     left: Left | None = None,
 ) -> Iterator[Service]:
     """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
 
-    ``filed`` are the settings of those that are from the configuration file, by name, as
-    it has them; ``reread`` reads it again.  ``changed`` is called when a console has come,
-    gone, or changed its state.  ``left`` is what another process has handed over; its
-    consoles are taken as they are, and no others.
+    ``filed`` is what the configuration file says; ``reread`` reads it again.  ``changed``
+    is called when a console has come, gone, or changed its state.  ``left`` is what another
+    process has handed over; its consoles are taken as they are, and no others.
     """
-    consoles, filed = list(consoles), filed or {}
+    filed = filed or Configuration()
+    consoles, own = list(consoles), {settings.name: settings for settings in filed.consoles}
     _raise_descriptor_limit(len(consoles))
     with ExitStack() as stack:
         lock = left[1].take(left[0]["lock"]) if left is not None else None
@@ -322,7 +356,8 @@ def open_service(
             service.restore(*left)
         else:
             for settings in consoles:
-                service.bind(settings, filed.get(settings.name))
+                service.bind(settings, own.get(settings.name))
+            service.websockets.open(filed.service)
         yield service
 
 

