@@ -218,6 +218,8 @@ def test_data_right_behind_the_handshake_is_kept(step: int) -> None:
         (b"HTTP/1.1 101 Sure\r\n\r\n", "not a websocket", Retry.NO),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "websocket=on", Retry.NO),
         (b"\x1b[31mlogin: ", r"\\x1b\[31mlogin", Retry.NO),
+        (b"\x15\x03\x01\x00\x02\x02\x28", "speaks TLS.*wss://", Retry.NO),
+        (b"HTTP/1.1 403 Request Entity Too Large\r\n\r\n", "32 lines and 4096 bytes", Retry.NO),
         (b"", "closed without an answer", Retry.YES),
         (b"HTTP/1.1 200 " + b"x" * 20_000, "longer than", Retry.NO),
     ],
