@@ -216,6 +216,8 @@ class BridgedConsole:
         self.settings = settings
         self.console.url = str(settings.url)
         kept = set(self._parts)
+        if "upstream" not in kept:
+            self.console.enter(State.CONNECTING)
         try:
             self._bind()
         finally:

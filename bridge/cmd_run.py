@@ -18,12 +18,14 @@ from bridge.errors import StartError
 if TYPE_CHECKING:
     from bridge.bridged import Place
     from bridge.command import Subparsers
+    from bridge.config import Configuration
     from bridge.daemon import Plan
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
   ttybridge demo                          try it without a virtual machine
   ttybridge run vm1=ws://127.0.0.1:4555   bridge one console
+  ttybridge run --discover                bridge the VMs that you run, as they come and go
   {config}   list the consoles there, then: ttybridge run"""
 
 
@@ -36,6 +38,9 @@ def add_to(commands: "Subparsers") -> None:
         help="URL or NAME=URL (ws://, wss://, tcp://, ...)",
     )
     run.add_argument("--config", type=Path, metavar="FILE", help="read consoles from FILE")
+    run.add_argument(
+        "--discover", action="store_true", help="bridge your VMs' consoles as they come and go"
+    )
     _service_options(run)
     run.set_defaults(command=_run)
 
@@ -64,14 +69,26 @@ def _run(arguments: argparse.Namespace) -> int:
     if file is None and not given:
         file = command.default_config()
         if not file.exists():
-            raise StartError(_NOTHING_TO_RUN.format(config=file))
-    filed = command.load(file) if file is not None else config.Configuration()
-    reread = partial(command.load, file) if file is not None else None
+            if not arguments.discover:
+                raise StartError(_NOTHING_TO_RUN.format(config=file))
+            file = None
+    read = partial(_read, file, discover=arguments.discover)
+    filed = read()
     consoles = config.with_ports(
         [*given, *filed.consoles], raw=arguments.raw, telnet=arguments.telnet
     )
     config.check_unique(consoles, filed.service)
-    return _serve(Plan(consoles, filed, reread), arguments)
+    return _serve(Plan(consoles, filed, read if file is not None else None), arguments)
+
+
+def _read(file: Path | None, *, discover: bool) -> "Configuration":
+    """What the configuration file says, and what the command line adds to it."""
+    from bridge.config import Configuration
+
+    said = command.load(file) if file is not None else Configuration()
+    if not discover:
+        return said
+    return dataclasses.replace(said, service=dataclasses.replace(said.service, discover=True))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

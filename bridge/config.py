@@ -82,6 +82,8 @@ class ServiceSettings:
     """A port for all consoles by websocket, ANY_PORT, or None for none."""
     websocket_token: Path | None = None
     """The file that holds the token; None: one is made."""
+    discover: bool = False
+    """Bridge the consoles of the user's VMs as they come and go."""
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The table of TOML that says all of this."""
 
@@ -96,6 +98,8 @@ class Configuration:
 
     service: ServiceSettings = ServiceSettings()
     consoles: list[ConsoleSettings] = field(default_factory=list)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The table of defaults, as it stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,7 @@ _DEFAULTS_KEYS = {name: key for name, key in KEYS.items() if key.in_defaults}
 
 SERVICE_KEYS: Mapping[str, Key] = {
     "websocket": Key(_port, _ALLOWED_PORT_OFF),
+    "discover": Key(_boolean, "true or false"),
     "websocket_token": Key(_file, '{ file = "/path" }, absolute or beginning with "~/"'),
 }
 
@@ -212,13 +217,18 @@ def parse(text: str, source: str) -> Configuration:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def console(name: str, table: object) -> ConsoleSettings:
-    """Read one console's table of keys, as a configuration file has it; raises ConfigError."""
+def console(name: str, table: object, defaults: Mapping[str, Any] | None = None) -> ConsoleSettings:
+    """Read one console's table of keys, as a configuration file has it; raises ConfigError.
+
+    ``defaults`` is the file's table of that name.
+    """
     own = _table(table, "settings", KEYS)
     if "url" not in own:
         raise ConfigError(f"settings.url: missing; allowed: {ALLOWED_URL}")
     assert isinstance(table, dict)
-    return _settings(_name(name), "settings", {}, own, table)
+    defaults = dict(defaults or {})
+    others = _table(defaults, "defaults", _DEFAULTS_KEYS)
+    return _settings(_name(name), "settings", others, own, defaults | table)
 
 
 def service(table: object) -> ServiceSettings:
@@ -311,7 +321,7 @@ def _document(document: dict[str, Any]) -> Configuration:
         source = document.get("defaults", {}) | table
         consoles.append(_settings(_name(name, "consoles."), where, defaults, own, source))
     check_unique(consoles, settings)
-    return Configuration(settings, consoles)
+    return Configuration(settings, consoles, document.get("defaults", {}))
 
 
 def _settings(

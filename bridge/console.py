@@ -147,7 +147,8 @@ class Console:
         self.send_break = on_break
         """Have the guest see a BREAK, if there is a way to it; never blocks."""
         self._entered = time.monotonic()
-        self._line: Line | None = None
+        self.line: Line | None = None
+        """The way to the guest while ONLINE."""
         self._queues: deque[InputQueue] = deque()  # those with something in them
         self.pending = 0
         """Bytes typed and not yet sent."""
@@ -198,7 +199,7 @@ class Console:
             if self.state is State.ONLINE:
                 self.enter(State.CONNECTING)
             return
-        self._line = line
+        self.line = line
         self.pacer.restore(pacer, trio.current_time())
         for data in typed:
             self.requeue(InputQueue(), data)
@@ -210,19 +211,19 @@ class Console:
 
     def connect(self, line: Line) -> None:
         """There is a guest at the end of ``line``: ONLINE until ``hang_up``."""
-        self._line = line
+        self.line = line
         self.pacer.reset()
         self.counts.connections += 1
         self.enter(State.ONLINE)
 
     def hang_up(self) -> None:
         """The line is gone, and what was to be sent through it; ``enter`` says why."""
-        self._line = None
+        self.line = None
         self._drop_input()
 
     def enter(self, state: State, reason: str = "") -> None:
         """The upstream has changed state, or has a new reason for it."""
-        assert (state is State.ONLINE) == (self._line is not None)
+        assert (state is State.ONLINE) == (self.line is not None)
         self._attached = trio.Event()
         if (state, reason) == (self.state, self.reason):
             return
@@ -327,7 +328,7 @@ class Console:
         Without a guest it is discarded and counted: what was typed at one boot must not
         be delivered to the next.
         """
-        if self._line is None:
+        if self.line is None:
             queue.dropped += len(data)
             self.counts.discarded += len(data)
             return
@@ -366,7 +367,7 @@ class Console:
         """Send what the pacer allows now; arm the timer for the rest."""
         now = trio.current_time()
         while self.pending:
-            if self._line is None or not self._line.clear:
+            if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
             allowance = self.pacer.allowance(now, self.pending)
             if not allowance:
@@ -378,7 +379,7 @@ class Console:
             self._took(data)
             self.pacer.sent(data, now)
             self.counts.sent += len(data)
-            self._line.send(data)
+            self.line.send(data)
         deadline = self.pacer.deadline(self.pending)
         if deadline < self._timer:
             self._timer = deadline

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import trio
 
-from bridge import config
 from bridge.attach import Attachment, FdChannel
 from bridge.bridged import BridgedConsole
 from bridge.endpoints import (
@@ -195,7 +194,9 @@ class Control:
         return {}
 
     async def _add(self, request: Request) -> Answer:
-        settings = config.console(_field(request, "name", str), _field(request, "settings", dict))
+        settings = self._service.make(
+            _field(request, "name", str), _field(request, "settings", dict)
+        )
         self._service.add(settings)
         return {"console": console_status(self._service.consoles[settings.name])}
 

@@ -10,29 +10,32 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from bridge.bridged import BridgedConsole, Common, Place
 from bridge.config import (
-    ANY_PORT,
     PORTS,
     Configuration,
     ConsoleSettings,
-    ServiceSettings,
     check_unique,
     console,
 )
+from bridge.discovery import Found
 from bridge.endpoints import MAX_ATTACHMENTS
 from bridge.errors import BridgeError, StartError
 from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
 from bridge.presence import Presence
+from bridge.reload import Reloaded, difference
 from bridge.runtime import RuntimeDirectory
+from bridge.url import UpstreamUrl
+from bridge.vmwatch import Discovery
 from bridge.wsendpoint import WebSockets
 
 log = logging.getLogger("ttybridge")
@@ -42,20 +45,6 @@ _DESCRIPTORS_PER_CONSOLE = 9
 
 # HUP is heeded too, unless it was ignored when we started, as nohup(1) has it.
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What a reload did, by the consoles' names; ``errors`` are lines for the user.
-
-    ``service`` are the keys of [service] that have changed.
-    """
-
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    errors: list[str] = field(default_factory=list)
-    service: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +70,10 @@ class Service:
         self.websockets = WebSockets(common.runtime.path, self._find_served)
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
+        self._defaults: Mapping[str, Any] = {}
+        self._discovers = False
+        self._watching = trio.CancelScope()
+        self._found: Collection[str] = ()
         self._serving = trio.CancelScope()
         self.ending = Ending.LEAVE
         self.tied = ""
@@ -114,6 +107,7 @@ class Service:
             nursery.start_soon(self._common.presence.run)
             nursery.start_soon(self._common.listeners.run)
             nursery.start_soon(self.websockets.run)
+            nursery.start_soon(self._watch)
             for running in self._running.values():
                 nursery.start_soon(self._run_console, running)
             ready()
@@ -145,13 +139,11 @@ class Service:
         except BridgeError as error:
             log.error("not reloaded: %s", error)  # noqa: TRY400 (the line says it all)
             return
-        counts = (f"{len(names)} {what}" for what, names in _counts(done) if names)
-        log.info("reloaded: %s", ", ".join(counts) or "nothing has changed")
+        log.info("reloaded: %s", done)
 
     def add(self, settings: ConsoleSettings) -> None:
         """Bring in one more console; raises UsageError or StartError."""
-        others = (r.bridged.settings for r in self._running.values())
-        check_unique([*others, settings], self.websockets.settings)
+        check_unique([*self.settings, settings], self.websockets.settings)
         self.bind(settings)
 
     def bind(
@@ -182,45 +174,79 @@ class Service:
             raise StartError("started without a configuration file: there is nothing to reload")
         async with self._reloading:
             configuration = self._reread()
-            wanted = {settings.name: settings for settings in configuration.consoles}
             others = [r.bridged.settings for r in self._running.values() if r.filed is None]
-            check_unique([*others, *wanted.values()], configuration.service)
-            return await self._become(wanted, configuration.service)
+            check_unique([*others, *configuration.consoles], configuration.service)
+            return await self._become(configuration)
 
-    async def _become(
-        self, wanted: dict[str, ConsoleSettings], service: ServiceSettings
-    ) -> Reloaded:
+    async def _become(self, configuration: Configuration) -> Reloaded:
         """Everything that goes goes first: what it holds, ports above all, may be wanted."""
-        filed = {name: r.filed for name, r in self._running.items() if r.filed is not None}
-        effective = {
-            name: _keep_ports(settings, filed[name], self._running[name].bridged.settings)
-            for name, settings in wanted.items()
-            if name in filed
-        }
-        changed = {name for name in effective if filed[name] != wanted[name]}
-        replaced = {n for n in changed if filed[n].scrollback != wanted[n].scrollback}
-        removed = filed.keys() - wanted.keys()
+        mine = {name: r for name, r in self._running.items() if r.filed is not None}
+        filed = {settings.name: settings for settings in configuration.consoles}
+        plan = difference(
+            {name: r.filed for name, r in mine.items() if r.filed is not None},
+            {name: r.bridged.settings for name, r in mine.items()},
+            filed,
+        )
         async with trio.open_nursery() as nursery:
-            for name in removed | replaced:
+            for name in plan.removed | plan.replaced:
                 nursery.start_soon(self.remove, name)
-            for name in changed - replaced:
-                bridged = self._running[name].bridged
-                nursery.start_soon(bridged.let_go, effective[name])
-        done = Reloaded(sorted(wanted.keys() - filed.keys()), sorted(removed), sorted(changed))
+            for name in plan.changed:
+                nursery.start_soon(mine[name].bridged.let_go, plan.wanted[name])
+        done = Reloaded(
+            sorted(plan.added), sorted(plan.removed), sorted(plan.changed | plan.replaced)
+        )
         try:
-            done.service.extend(await self.websockets.change(service))
+            done.service.extend(await self.websockets.change(configuration.service))
+            self._configure(configuration)
         except StartError as error:
             done.errors.append(str(error))
-        for name in [*changed, *done.added]:
+        for name in [n for n in plan.wanted if n in plan.added | plan.changed | plan.replaced]:
             try:
-                if name in changed - replaced:
-                    self._running[name].filed = wanted[name]
-                    self._running[name].bridged.take_up(effective[name])
+                if name in plan.changed:
+                    mine[name].filed = filed[name]
+                    mine[name].bridged.take_up(plan.wanted[name])
                 else:
-                    self.bind(effective.get(name, wanted[name]), wanted[name])
+                    self.bind(plan.wanted[name], filed[name])
             except StartError as error:
                 done.errors.append(str(error))
         return done
+
+    # Consoles that are found.
+
+    def _configure(self, configuration: Configuration) -> None:
+        """Heed what the configuration says beside its consoles and the websocket."""
+        self._defaults = configuration.defaults
+        self._discovers = configuration.service.discover
+        self._watching.cancel()
+
+    async def _watch(self) -> None:
+        """Bridge consoles as they are found, while the configuration wants that."""
+        former: Collection[str] = self._found
+        while True:
+            self._watching = trio.CancelScope()
+            with self._watching:
+                if not self._discovers:
+                    await trio.sleep_forever()
+                discovery = Discovery(self, self._make_found, former)
+                try:
+                    await discovery.run()
+                finally:
+                    former = self._found = discovery.names
+
+    def _make_found(self, name: str, url: UpstreamUrl, _found: Found) -> ConsoleSettings:
+        return self.make(name, {"url": str(url)})
+
+    def make(self, name: str, table: object) -> ConsoleSettings:
+        """Settings of a console that is not in the file, with the file's defaults.
+
+        Raises ConfigError.
+        """
+        return console(name, table, self._defaults)
+
+    @property
+    def settings(self) -> Collection[ConsoleSettings]:
+        """Of all consoles."""
+        return [running.bridged.settings for running in self._running.values()]
 
     async def _run_console(self, running: _Running) -> None:
         try:
@@ -257,6 +283,7 @@ class Service:
             "lock": bag.put(self.runtime.lock),
             "started": self.started,
             "websockets": self.websockets.state(bag),
+            "found": list(self._found),
             "consoles": [
                 {
                     "name": name,
@@ -277,6 +304,7 @@ class Service:
             filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
             self.bind(settings, filed, (each["bridged"], bag))
         self.websockets.restore(record["websockets"], bag)
+        self._found = record["found"]
 
     def _find(self, name: str) -> _Running:
         try:
@@ -297,26 +325,6 @@ class Service:
         self.websockets.close()
         for bridged in self.consoles.values():
             bridged.close()
-
-
-def _keep_ports(
-    wanted: ConsoleSettings, filed: ConsoleSettings, now: ConsoleSettings
-) -> ConsoleSettings:
-    """``wanted``, with the ports of ``now`` that the file still leaves open."""
-    ports = {
-        key: getattr(now, key)
-        for key in PORTS
-        if getattr(filed, key) == getattr(wanted, key) == ANY_PORT
-    }
-    return replace(wanted, **ports)
-
-
-def _counts(done: Reloaded) -> Iterator[tuple[str, list[str]]]:
-    yield "added", done.added
-    yield "removed", done.removed
-    yield "changed", done.changed
-    yield "changed of [service]", done.service
-    yield "failed", done.errors
 
 
 def _has_terminal() -> bool:
@@ -352,6 +360,7 @@ def open_service(
         presence = stack.enter_context(_presence())
         service = Service(Common(runtime, presence, Listeners(), changed), reread)
         stack.callback(service.close)
+        service._configure(filed)  # noqa: SLF001 (its own maker)
         if left is not None:
             service.restore(*left)
         else:

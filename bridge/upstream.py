@@ -170,7 +170,7 @@ class Upstream:
         await self._feed(connection)
         while connection.end is None:
             connection.unfed = payload = await connection.receive()
-            if connection.speech.open and self._console.state is not State.ONLINE:
+            if connection.speech.open and self._console.line is not connection:
                 self._console.connect(connection)
             if payload:
                 await self._feed(connection)

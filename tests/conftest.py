@@ -171,17 +171,17 @@ def boot(tools: None, user: User, directory: Path) -> Iterator["Boot"]:
 class Boot:
     def __init__(self, user: User, directory: Path) -> None:
         self._user, self._directory = user, directory
-        self._running: list[Qemu] = []
+        self.running: list[Qemu] = []
 
     def __call__(self, guest: str, **options: Any) -> Qemu:
-        place = self._directory / f"vm{len(self._running)}"
+        place = self._directory / f"vm{len(self.running)}"
         place.mkdir()
         self._user.own(place)
         vm = Qemu(self._user, place, guest, **options)
-        self._running.append(vm)
+        self.running.append(vm)
         return vm
 
     def end(self) -> None:
-        for vm in self._running:
+        for vm in self.running:
             if vm.process.poll() is None:
                 vm.kill()

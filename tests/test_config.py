@@ -1,6 +1,7 @@
 """Settings: what is right is read, what is wrong is named with its place and what is allowed."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,9 @@ def test_every_key_and_its_default() -> None:
         raw = false
     """
     url = UpstreamUrl.parse("ws://127.0.0.1:4555")
-    assert parse(everything, "f") == Configuration(
+    said = parse(everything, "f")
+    assert said.defaults == {"scrollback": "64KiB", "unix": True}
+    assert replace(said, defaults={}) == Configuration(
         ServiceSettings(4600, Path("/run/secrets/token")),
         [
             ConsoleSettings(
@@ -68,7 +71,10 @@ def test_every_key_and_its_default() -> None:
     [
         ("x = 1", "f: x: unknown key; allowed: service, defaults, consoles"),
         ("service = 1", "f: service: found 1; allowed: a table"),
-        ("[service]\nraw = 1", "f: service.raw: unknown key; allowed: websocket, websocket_token"),
+        (
+            "[service]\nraw = 1",
+            "f: service.raw: unknown key; allowed: websocket, discover, websocket_token",
+        ),
         ("[service]\nwebsocket = true", "f: service.websocket: found true; allowed: a port from 1"),
         *(
             (

@@ -60,6 +60,7 @@ class Qemu:
         tls: Path | None = None,
         verify_peer: bool = False,
         monitor: bool = False,
+        name: str = "vm",
     ) -> None:
         """``tls`` is a directory with the server's certificates.
 
@@ -84,7 +85,7 @@ class Qemu:
         self._qmp_path = directory / "qmp.sock"
         self._command = [
             "qemu-system-x86_64",
-            *("-accel", "tcg", "-nodefaults", "-display", "none"),
+            *("-name", name, "-accel", "tcg", "-nodefaults", "-display", "none"),
             *credentials,
             *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
             *(("-mon", "chardev=c") if monitor else ("-serial", "chardev:c")),
