@@ -4,9 +4,9 @@ RFC 854 (the protocol), 855 (options), 856 (BINARY), 857 (ECHO), 858 (SUPPRESS G
 860 (TIMING MARK) and 1143 (negotiation without loops).  One engine serves both sides: the
 telnet port is a server to telnet clients, and a client of a chardev with ``telnet=on``.
 
-Nothing here raises on any input or keeps more than two bytes of it, and no answer calls
-for another answer.  Whoever owns the socket sets SO_OOBINLINE: a client's Synch sends DM
-as urgent data, and an IAC without the DM behind it would swallow the next key.
+Nothing here raises on any input or keeps more than two bytes of it, and negotiation has
+an end whatever the peer does.  Whoever owns the socket sets SO_OOBINLINE: a client's
+Synch sends DM as urgent data, and an IAC without its DM swallows the next key.
 """
 
 import enum
@@ -60,7 +60,6 @@ class Use(enum.Enum):
     NO = "no"
     WANTED = "wanted"  # asked for, unanswered
     YES = "yes"
-    REFUSED = "refused"  # asked for by the peer, and told no
 
 
 class _Side(enum.Enum):
@@ -107,16 +106,20 @@ _RULES = {
 }
 
 # (how it stands, does the peer want it?, do we?) -> (how it then stands, our answer).
-# Only a change is answered, and a refusal is given once: a peer that takes it for a
-# reason to ask again would be answered for ever.
+# What is not here changes nothing and is not answered.
 _NEXT: dict[tuple[Use, bool, bool], tuple[Use, bool | None]] = {
     (Use.NO, True, True): (Use.YES, True),
-    (Use.NO, True, False): (Use.REFUSED, False),
+    (Use.NO, True, False): (Use.NO, False),
     (Use.YES, False, True): (Use.NO, False),
     (Use.WANTED, True, True): (Use.YES, None),
     (Use.WANTED, False, True): (Use.NO, None),
-    (Use.REFUSED, False, False): (Use.NO, None),
 }
+
+# How often options are negotiated on one connection.  RFC 1143 ends all loops between
+# peers that keep to it, but busybox' telnet flips SGA at whatever it is told, and answers:
+# with a server that answers each change as it should, it can go on for ever.  A person
+# who changes between line and character mode needs four.
+_PATIENCE = 256
 
 
 class TelnetState(TypedDict):
@@ -129,6 +132,7 @@ class TelnetState(TypedDict):
     skipping: bool
     after_cr: bool
     nul_due: bool
+    patience: int
 
 
 class Telnet:
@@ -147,6 +151,7 @@ class Telnet:
         self._skipping = False  # in a subnegotiation
         self._after_cr = False  # the last byte of data from the peer
         self._nul_due = False  # our last byte was a CR, whose meaning the next one completes
+        self._patience = _PATIENCE
 
     @classmethod
     def server(cls) -> Self:
@@ -160,12 +165,13 @@ class Telnet:
 
     @property
     def settled(self) -> bool:
-        """All that was asked has been answered.
+        """The peer has said whether it takes our bytes as they are (BINARY).
 
-        Until then bytes we send are encoded for a peer that has not agreed to BINARY; one
-        that is about to may show the NUL behind a lone CR (RFC 854's "uncertainty period").
+        Before that they are encoded as if not, and a peer that is about to agree may show
+        the NUL behind a lone CR: RFC 854's "uncertainty period", in which it says one may
+        wish to hold data back.
         """
-        return Use.WANTED not in {*self._local.values(), *self._remote.values()}
+        return self._local.get(Option.BINARY) is not Use.WANTED
 
     def greeting(self) -> bytes:
         """Ask for what makes a console of the connection; once, before anything else."""
@@ -229,6 +235,7 @@ class Telnet:
             "skipping": self._skipping,
             "after_cr": self._after_cr,
             "nul_due": self._nul_due,
+            "patience": self._patience,
         }
 
     @classmethod
@@ -241,6 +248,7 @@ class Telnet:
         self._skipping = state["skipping"]
         self._after_cr = state["after_cr"]
         self._nul_due = state["nul_due"]
+        self._patience = state["patience"]
         return self
 
     def _plain(self, data: bytes) -> bytes:
@@ -298,10 +306,14 @@ class Telnet:
             uses, willing, yes, no = self._remote, self._rules.remote, Code.DO, Code.DONT
         before = uses.get(option, Use.NO)
         wanted = verb in {Code.WILL, Code.DO}
-        uses[option], answer = _NEXT.get((before, wanted, option in willing), (before, None))
+        after, answer = _NEXT.get((before, wanted, option in willing), (before, None))
         if answer is not None:
+            if not self._patience:
+                return  # it all stays as it is
+            self._patience -= 1
             reply += bytes([Code.IAC, yes if answer else no, option])
-        if option == Option.BINARY and uses[option] is not before:
+        uses[option] = after
+        if option == Option.BINARY and after is not before:
             # A CR before the change is not joined with what comes after it.
             if uses is self._remote:
                 self._after_cr = False
