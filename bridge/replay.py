@@ -9,8 +9,7 @@ The bytes are cut into sequences as a VT500 parser does it (ECMA-48 with DEC's a
 control bytes act within a sequence, CAN and SUB abort it, ESC begins another), in UTF-8
 and with the 8-bit controls, raw and as characters.  Where terminals differ (in what
 follows a broken sequence) it does not matter how it is read: what is let through is whole
-and means the same to all of them.  A terminal set to an 8-bit character set, in which the
-middle of a UTF-8 character may be a control, is out of reach for a guest that speaks UTF-8.
+and means the same to all of them.
 """
 
 import re
@@ -30,6 +29,11 @@ _CHARACTER = r"""(?:
 _BEGUN_CHARACTER = r"""(?:
     [\xc2-\xf4] | \xe0[\xa0-\xbf] | [\xe1-\xec\xee\xef][\x80-\xbf] | \xed[\x80-\x9f]
   | (?: \xf0[\x90-\xbf] | [\xf1-\xf3][\x80-\xbf] | \xf4[\x80-\x8f] ) [\x80-\xbf]? )\Z"""
+# To a terminal that was started without a UTF-8 locale, these begin a CSI or a string: the
+# Czech "věc" has a CSI c in it, to which minicom and screen answer then.  A CAN behind the
+# character ends that and is invisible to all others.  (Nothing helps against 0x9a, DECID;
+# of the terminals that we have tried, none answers to it in that form.)
+_AMBIGUOUS_CHARACTER = r"[\xc2-\xf4] [\x80-\xbf]* [\x90\x98\x9b\x9d-\x9f] [\x80-\xbf]*"
 
 # The begin of each kind of sequence: all but the last byte or, of a string, its terminator.
 # Each byte can be read in one way only, so that what does not match fails in linear time.
@@ -53,11 +57,14 @@ _PIECE = _compile(rf"""
     (?P<text> (?: [{_OBEYED}\x20-\x7e]++ | {_CHARACTER} )+ )
   | (?P<string> {_OSC} (?: \x07 | \x1b\\ | \xc2?\x9c | \x1b\Z )?
               | {_OTHER_STRING} (?: \x1b\\ | \xc2?\x9c | \x1b\Z )? )
-  | (?P<control> {_CSI} [\x40-\x7e]? | {_ESC} [\x30-\x7e]? )
-  | (?P<rest> {_BEGUN_CHARACTER} | \xc2[\x80-\x9f] | [\x00-\x07\x10-\x1a\x1c-\x1f\x7f]++ | [\x80-\xff] )""")
+  | (?P<control> {_CSI} [\x40-\x7e]? | {_ESC} [\x30-\x7e]? | \xc2[\x80-\x9f] )
+  | (?P<rest> {_BEGUN_CHARACTER} | [\x00-\x07\x10-\x1a\x1c-\x1f\x7f]++ | [\x80-\xff] )""")
+_BEGUN = _compile(_BEGUN_CHARACTER)
 _UNFINISHED = _compile(
     rf"(?: {_OSC} \x1b? | {_OTHER_STRING} \x1b? | {_CSI} | {_ESC} | {_BEGUN_CHARACTER} )\Z"
 )
+_AMBIGUOUS = _compile(_AMBIGUOUS_CHARACTER)
+_WITHIN_ESC = _compile(rf"\x1b[{_EXECUTED}]+")
 
 # Modes that change how the screen looks, or what keys and mouse send when they are used.
 # Not among them: reports that begin by themselves (1004 focus, 2031 colours, 2048 size),
@@ -70,9 +77,10 @@ _HARMLESS = _compile(rf"""
     \x1b (?: [78=>DEHMc]            # cursor saved and restored, keypad, IND NEL HTS RI, reset
            | [()*+][0-9A-Z<=>`]     # character sets
            | \#[3-68] )             # line sizes, DECALN
-  | \x1b\[ (?: {_NUMBERS} [@A-MPSXZ`abd-gmrsu]  # moving, erasing, scrolling, colours
+  | \x1b\[ (?: {_NUMBERS} [@A-IK-MPSXZ`abd-gmrsu]  # moving, erasing, scrolling, colours
+             | \??[0-2]? J                      # 3 would erase what the user has scrolled away
              | [0-9]{{0,5}} T                   # with more numbers it is a kind of mouse tracking
-             | \?{_NUMBERS} [JK]
+             | \?[0-2]? K
              | (?: 4 | 20 )[hl]
              | \?{_MODE} (?: ;{_MODE} )* [hl]
              | \?{_REPORTS} (?: ;{_REPORTS} )* l
@@ -89,7 +97,9 @@ def _all_but(kept: str) -> bytes:
 
 _NOT_EXECUTED = _all_but(_OBEYED)
 _NOT_SHOWN = _all_but(rf"{_OBEYED}\x20-\x7e\xa0-\xff")
-_NOT_KEPT_OPEN = _all_but(rf"{_OBEYED}\x1b\x20-\x7e\x80-\xff")
+# In what goes on with the live stream, bytes that were apart must not come together.
+_NOT_KEPT = _all_but(rf"{_OBEYED}\x1b\x20-\xff")
+_TO_NUL = bytes.maketrans(_NOT_KEPT, bytes(len(_NOT_KEPT)))
 _WITHIN = _all_but(r"\x18\x1a\x1b\x20-\x7e\x80-\xff")
 
 
@@ -103,11 +113,11 @@ def replay(past: bytes, *, cut: bool) -> bytes:
         past = past[_start(past) :]
     end = len(past) - unfinished(past)
     shown = _PIECE.sub(_harmless, past[:end])
-    if _UNFINISHED.search(shown, max(0, len(shown) - 3)):
+    if _BEGUN.search(shown, max(0, len(shown) - 3)):
         # A byte that is no UTF-8, now before another one: something between them was left
         # out.  They must not become a character.
         shown += b"\0"
-    return shown + past[end:].translate(None, _NOT_KEPT_OPEN)
+    return shown + past[end:].translate(_TO_NUL)
 
 
 def unfinished(past: bytes) -> int:
@@ -144,9 +154,12 @@ def _harmless(piece: re.Match[bytes]) -> bytes:
     found = piece[0]
     match piece.lastgroup:
         case "text":
-            return found
+            return found if found.isascii() else _AMBIGUOUS.sub(b"\\g<0>\x18", found)
         case "string":
-            return found if _HARMLESS.fullmatch(found) else b""
+            within_esc = _WITHIN_ESC.match(found)
+            executed = within_esc[0].translate(None, _NOT_EXECUTED) if within_esc else b""
+            harmless = _HARMLESS.fullmatch(found) and not _AMBIGUOUS.search(found)
+            return executed + (found if harmless else b"")
         case "control":
             # What is executed within a sequence is executed before it.
             executed = found.translate(None, _NOT_EXECUTED)

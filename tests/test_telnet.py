@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from bridge.codec import Signal
 from bridge.telnet import Code, Option, Telnet, TelnetState
 
+pytestmark = pytest.mark.timeout(600)  # 10 000 examples on a busy machine
+
 IAC, SB, SE = bytes([Code.IAC]), bytes([Code.SB]), bytes([Code.SE])
 NEGOTIATION = [Code.WILL, Code.WONT, Code.DO, Code.DONT]
 
