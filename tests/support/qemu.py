@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,10 +39,15 @@ _SCHEMES = {
 
 
 def free_port() -> int:
-    """A loopback port that nobody has just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody has just now, nor will get by asking for any.
+
+    A port that the kernel chose would be given to the next who asks, too; so it is one from
+    below its range (ip(7), ip_local_port_range).
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Qemu:
