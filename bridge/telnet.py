@@ -37,8 +37,9 @@ _IAC = bytes([Code.IAC])
 # starts (INIT_C_CC).  The guest's real settings can't be seen from here.  PuTTY can be
 # told to send EC, IP and SUSP for Backspace, ^C and ^Z.  AO has no such key, and what
 # it wants, output thrown away while the program runs, no console could undo: ignored.
+# EOF is not ^D, though its key is: plink sends it when its terminal is closed or its
+# piped input ends, and the guest's shell would log out.
 _KEYS: dict[int, bytes] = {
-    Code.EOF: b"\x04",
     Code.SUSP: b"\x1a",
     Code.ABORT: b"\x1c",
     Code.IP: b"\x03",

@@ -156,8 +156,13 @@ def test_a_cr_is_joined_with_the_next_byte_of_data_only() -> None:
 
 
 def test_commands_that_mean_a_key() -> None:
-    keys = said("EOF,SUSP,ABORT,IP,EC,EL")
-    assert Telnet.server().decode(keys) == ([b"\x04\x1a\x1c\x03\x7f\x15"], b"")
+    keys = said("SUSP,ABORT,IP,EC,EL")
+    assert Telnet.server().decode(keys) == ([b"\x1a\x1c\x03\x7f\x15"], b"")
+
+
+def test_the_end_of_a_clients_input_is_not_typed() -> None:
+    """plink sends EOF when its window is closed; a ^D would log the guest's shell out."""
+    assert Telnet.server().decode(b"a" + said("EOF") + b"b") == ([b"ab"], b"")
 
 
 def test_other_commands_mean_nothing() -> None:
