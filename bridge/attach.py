@@ -31,6 +31,9 @@ CHUNK = 64 * 1024
 # What is owed to a client besides output; one that asks more without reading gets no answer.
 EXTRA_LIMIT = 256 * 1024
 
+# How often one who has ended its input is looked at.
+LOOK_AGAIN = 1.0
+
 # Enough of the past to know whether the cursor is amid a line or an escape sequence.
 _TAIL = 256
 
@@ -343,17 +346,20 @@ class Attachment:
         """Output goes on after the end of input (``printf ... | nc -N``), until the client closes.
 
         What tells is POLLHUP or POLLERR, which no poll can be asked not to report; so an
-        epoll that asks for nothing else becomes readable exactly then.
+        epoll that asks for nothing else becomes readable exactly then.  But TCP's other end
+        closes without a sign if it was shut down before (telnet's `quit` does that), so it
+        is looked at again and again.
         """
-        if self.channel.gone():
-            return
         try:
             epoll = select.epoll(1)
         except OSError:  # out of descriptors: this client has said all it had to say
             return
         with epoll:
             epoll.register(self.channel.fd, 0)
-            await trio.lowlevel.wait_readable(epoll.fileno())
+            while not self.channel.gone():
+                with trio.move_on_after(LOOK_AGAIN):
+                    await trio.lowlevel.wait_readable(epoll.fileno())
+                    return
 
 
 class FdChannel:

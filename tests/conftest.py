@@ -24,6 +24,7 @@ from tests.support.qemu import Qemu
 from tests.support.user import REPOSITORY, User, install, make_base
 
 TOOLS = ["qemu-system-x86_64", "screen", "minicom", "picocom", "tio", "socat", "nc", "tmux"]
+TELNETS = ["telnet", "telnet-ssl", "busybox", "plink"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -136,7 +137,7 @@ def bridge(user: User, directory: Path) -> Iterator[Bridge]:
 
 @pytest.fixture(scope="session")
 def tools() -> None:
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS + TELNETS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {' '.join(missing)} (contrib/check as root installs them)")
 

@@ -3,7 +3,7 @@
 import os
 import socket
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -39,7 +39,11 @@ def console(clocking: Input = Input.DIRECT) -> tuple[Console, Line]:
 
 @asynccontextmanager
 async def attached(
-    hub: Console, *, small: bool = False, manners: Manners = RAW
+    hub: Console,
+    *,
+    small: bool = False,
+    manners: Manners = RAW,
+    gone: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[trio.SocketStream]:
     """A client's end of an attachment."""
     ours, theirs = socket.socketpair()
@@ -47,7 +51,8 @@ async def attached(
     if small:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     async with trio.open_nursery() as nursery:
-        attachment = Attachment(hub, FdChannel(trio.socket.from_stdlib_socket(ours)), manners)
+        channel = FdChannel(trio.socket.from_stdlib_socket(ours), gone=gone)
+        attachment = Attachment(hub, channel, manners)
         nursery.start_soon(attachment.run)
         await trio.testing.wait_all_tasks_blocked()
         async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as client:
@@ -240,3 +245,18 @@ async def test_the_end_of_input_is_not_the_end_of_output() -> None:
         hub.feed(b"rebooting")
         assert await receive(client, 9) == b"rebooting"
     assert hub.readers == []
+
+
+async def test_one_who_closes_without_a_sign_is_missed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """TCP tells nothing of a close that follows a shutdown of both directions."""
+    hub, _ = console()
+    closed = False
+    async with attached(hub, gone=lambda: closed) as client:
+        await client.send_eof()
+        await trio.sleep(10)
+        assert hub.readers
+        closed = True
+        await trio.sleep(2)
+        assert not hub.readers

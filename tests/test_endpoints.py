@@ -8,6 +8,7 @@ import pytest
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.user import User
+from tests.support.waiting import eventually
 
 PROMPT = b"demo$ "
 
@@ -45,6 +46,15 @@ def test_a_closed_client_is_forgotten(bridge: Bridge) -> None:
         client.type(b"\r")
         client.read_until(PROMPT)
         assert len(list(descriptors.iterdir())) <= before + 2
+
+
+def test_one_that_was_shut_down_and_then_closed_is_forgotten(bridge: Bridge) -> None:
+    """As telnet ends; the close alone sends nothing."""
+    with Client(bridge.raw) as client:
+        bridge.wait_attached()
+        client.socket.shutdown(socket.SHUT_RDWR)
+        assert bridge.status()["attachments"]
+    eventually(lambda: not bridge.status()["attachments"], limit=10)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ class Terminal:
         """Type the very characters."""
         self._tmux("send-keys", "-l", text)
 
+    def paste(self, text: str) -> None:
+        """Paste ``text``, whose line ends become Enter."""
+        self._tmux("set-buffer", text)
+        self._tmux("paste-buffer")
+
     @property
     def text(self) -> str:
         """What the screen shows."""
