@@ -40,6 +40,7 @@ _TIOCSPTLCK = 0x40045431
 _TIOCGPTN = 0x80045430
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG = range(4)
+_CC = 6
 _OPEN_SLAVE = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 
 # Output to a fresh client begins when its last flush or setting is QUIET ago; the tools'
@@ -147,6 +148,11 @@ class Pty:
         finally:
             os.close(slave)
         self._make_raw()
+        # A client that polls (pyserial) would leave to the next one (cat) reads of nothing,
+        # which are the end of a file.
+        settings = termios.tcgetattr(self.fd)
+        settings[_CC][termios.VMIN], settings[_CC][termios.VTIME] = 1, 0
+        termios.tcsetattr(self.fd, termios.TCSANOW, settings)
         return True
 
     def _make_raw(self) -> None:

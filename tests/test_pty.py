@@ -358,6 +358,31 @@ def test_a_clients_suspended_output_is_not_the_next_ones(
     raw.read_until(b"\nflows again\r\n")
 
 
+def test_a_client_that_polls_leaves_reads_that_wait(
+    user: User, bridge: Bridge, raw: Client
+) -> None:
+    """pyserial has reads return nothing at once, which `cat` takes for the end."""
+    client = Script(
+        user,
+        bridge,
+        """
+        fd = open_link()
+        settings = termios.tcgetattr(fd)
+        settings[6][termios.VMIN] = 0
+        termios.tcsetattr(fd, termios.TCSANOW, settings)
+        """,
+    )
+    client.end()
+    cat = user.popen(["cat", bridge.link], stdout=subprocess.PIPE)
+    assert cat.stdout is not None
+    bridge.wait_attached(2)
+    command(raw, "echo for cat")
+    while (line := cat.stdout.readline()) != b"for cat\r\n":
+        assert line
+    cat.kill()
+    cat.communicate()
+
+
 def test_the_last_keys_of_a_client_who_leaves_are_typed(
     user: User, bridge: Bridge, raw: Client
 ) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import random
 import socket
 import string
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -193,6 +194,82 @@ def test_others_see_what_one_types(desk: Desk, directory: Path) -> None:
         while b"shared-2" not in seen:
             seen += script.recv(4096)
         leave(terminal, TOOLS["screen"])
+
+
+PROGRAMS = {name: readme.code(opened)[0] for name, opened in readme.table("in Python, with")}
+
+PYSERIAL = """
+port = OPEN
+port.write(b"\\rkeys 3 NUMBER\\r")
+assert port.read_until(b"ready-NUMBER\\r\\n").endswith(b"ready-NUMBER\\r\\n")
+port.write(b"a\\rb")
+answer = port.read_until(b"\\n")
+assert answer == b" 61 0d 62\\n", answer
+port.write(b"echo -n 'TEXT' | md5sum\\r")
+assert port.read_until(b"DIGEST").endswith(b"DIGEST")
+port.close()
+"""
+
+PEXPECT = """
+child = OPEN
+child.expect("attached to|Escape character")
+child.send("\\rkeys 3 NUMBER\\r")
+child.expect("ready-NUMBER\\r\\n")
+child.send("a\\rb")
+child.expect_exact(" 61 0d 62\\n")
+assert child.before == b"", child.before
+child.send("echo -n 'TEXT' | md5sum\\r")
+child.expect("DIGEST")
+child.send("\\x1d")
+if child.expect(["telnet> ", pexpect.EOF]) == 0:
+    child.send("quit\\r")
+    child.expect(pexpect.EOF)
+child.wait()
+assert child.exitstatus == 0
+"""
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program(desk: Desk, name: str) -> None:
+    """In one process twice: it opens, types, pastes, sees, closes, and opens anew."""
+    library = name.partition(",")[0]
+    code = f"import {library}, sys; link = sys.argv[1]\n"
+    for _ in range(2):
+        text = words(LINE)
+        replaced = {
+            "OPEN": desk.localised(PROGRAMS[name]),
+            "NUMBER": str(desk.number()),
+            "TEXT": text,
+            "DIGEST": hashlib.md5(text.encode()).hexdigest(),
+        }
+        once = {"pyserial": PYSERIAL, "pexpect": PEXPECT}[library]
+        for word, meaning in replaced.items():
+            once = once.replace(word, meaning)
+        code += once
+    code = code.replace("import pyserial", "import serial")
+    done = desk.user.run(["python", "-c", code, desk.bridge.link], env=desk.environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    desk.wait_alone()
+
+
+def test_redirections(desk: Desk) -> None:
+    """`cat` reads and types; a file is typed whole though its writer is gone at once."""
+    mark, number = desk.leave_a_mark(), desk.number()
+    with desk.user.popen(["cat", desk.bridge.link], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        lines = iter(reader.stdout.readline, b"")
+        assert mark.encode() + b"\r\n" in lines
+        desk.sh(f"echo 'echo typed-$(({number}))' > $(ttybridge path vm1)")
+        assert b"typed-%d\r\n" % number in lines
+        text = "".join(words(63) + "\n" for _ in range(MANY_LINES // 64))
+        file = desk.user.home / "lines"
+        file.write_text(f"md5sum\n{text}\x04")
+        desk.user.own(file)
+        desk.sh("cat ~/lines > $(ttybridge path vm1)")
+        digest = hashlib.md5(text.encode()).hexdigest()
+        assert f"{digest}  -\r\n".encode() in lines
+        reader.kill()
+    desk.wait_alone()
 
 
 def test_readme_scripts(desk: Desk) -> None:
