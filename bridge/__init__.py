@@ -13,6 +13,7 @@ level  modules                        what they are
        access certificate qemuopts    D-Bus messages, the text of the systemd unit, what is
                                       spoken to a server, what it must show, what it shows,
                                       the syntax of QEMU's options
+       transcript                     a log's lines, figures for Prometheus
 2      websocket config qemuargs      pure: RFC 6455 as QEMU speaks it; the settings; what a
        qmp wsserver                   QEMU's command line says; QEMU's control protocol; RFC
                                       6455 as a server, and who is let in
