@@ -28,11 +28,14 @@ level  modules                        what they are
        qmplink locate vms             commands share; descriptors that outlive the process; QMP
                                       on trio; which listening socket is which chardev's; the
                                       machines that run
+       segments                       which files a log has
 5      attach reach supervision       one local session; from a URL to a connection; telling
        discovery                      systemd; the consoles of the machines that run
+       logfile                        what is logged, the file it goes to, reading it
 6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
        roster listing                 come in; the built-in console; which VMs' consoles are
                                       bridged unasked, which are listed
+       logs                           the logs of all consoles
 7      bridged vmwatch wsendpoint     one console with all its ways in and out; VMs come and
                                       go; the port where all consoles are websockets
 8      service                        all consoles, bound and run

@@ -28,6 +28,7 @@ from bridge.endpoints import (
 from bridge.errors import StartError
 from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
+from bridge.logs import ConsoleLog, Logs
 from bridge.manners import Kind, Manners
 from bridge.pacing import Input, Pacer
 from bridge.presence import Presence
@@ -49,6 +50,7 @@ class Common:
     runtime: RuntimeDirectory
     presence: Presence
     listeners: Listeners
+    logs: Logs
     changed: Callable[[], None]
     """To be called when a console has come, gone, or changed its state."""
 
@@ -134,7 +136,7 @@ class BridgedConsole:
         self.settings = settings
         self._common = common
         self._left = left
-        self._warn = partial(_warn, settings.name)
+        self._warn = partial(warn, settings.name)
         self.console = Console(
             settings.name,
             str(settings.url),
@@ -147,6 +149,7 @@ class BridgedConsole:
         self.ended = False
         """Nobody can attach any more."""
         self._parts: dict[str, _Part] = {}
+        self._log: ConsoleLog | None = None
         self._nursery: trio.Nursery | None = None
         if left is not None:
             self.console.restore(left[0]["console"], left[1])
@@ -169,7 +172,10 @@ class BridgedConsole:
         """What the next process needs to go on; after the tasks have ended by HAND_OVER."""
         return {
             "console": self.console.state_record(bag),
-            "parts": {name: part.way.state(bag) for name, part in self._parts.items()},
+            "parts": {
+                "log": self._log.state(bag) if self._log is not None else None,
+                **{name: part.way.state(bag) for name, part in self._parts.items()},
+            },
         }
 
     def _left_of(self, name: str) -> Left | None:
@@ -180,11 +186,16 @@ class BridgedConsole:
 
     async def run(self) -> None:
         """Serve until cancelled; QEMU is left properly, unless all is handed over."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._run_hub)
-            for part in self._parts.values():
-                nursery.start_soon(_run, part)
+        self._start_log(self._left_of("log"))
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._run_hub)
+                for part in self._parts.values():
+                    nursery.start_soon(_run, part)
+        finally:
+            if self._log is not None:  # after the upstream, for its last words
+                self._common.logs.remove(self._log)
 
     async def _run_hub(self) -> None:
         try:
@@ -200,6 +211,8 @@ class BridgedConsole:
     async def let_go(self, settings: ConsoleSettings) -> None:
         """First half of a change: end the parts that ``settings`` want otherwise or not at all."""
         wanted = {plan.name: plan for plan in self._plans(settings)}
+        if _log_settings(settings) != _log_settings(self.settings):
+            self._end_log()
         for name, part in tuple(self._parts.items()):
             plan = wanted.get(name)
             if plan is None or plan.spec != part.spec:
@@ -215,6 +228,7 @@ class BridgedConsole:
         assert self._nursery is not None
         self.settings = settings
         self.console.url = str(settings.url)
+        self._start_log()
         kept = set(self._parts)
         if "upstream" not in kept:
             self.console.enter(State.CONNECTING)
@@ -223,6 +237,18 @@ class BridgedConsole:
         finally:
             for name in self._parts.keys() - kept:
                 self._nursery.start_soon(_run, self._parts[name])
+
+    def _start_log(self, left: Left | None = None) -> None:
+        s = self.settings
+        if s.log and self._log is None:
+            self._log = self._common.logs.add(
+                self.console, size=s.log_size, keep=s.log_keep, left=left
+            )
+
+    def _end_log(self) -> None:
+        if self._log is not None:
+            self._common.logs.remove(self._log)
+            self._log = None
 
     async def _retire(self, name: str) -> None:
         part = self._parts.pop(name)
@@ -338,6 +364,10 @@ class BridgedConsole:
         self._warn("a BREAK was asked for, and there is no way to send one")
 
 
+def _log_settings(settings: ConsoleSettings) -> tuple[bool, int, int]:
+    return settings.log, settings.log_size, settings.log_keep
+
+
 async def _run(part: _Part) -> None:
     try:
         with part.scope:
@@ -360,5 +390,6 @@ class _StateLog:
         log.info("%s: %s%s", console.name, console.state.name, reason)
 
 
-def _warn(name: str, message: str) -> None:
+def warn(name: str, message: str) -> None:
+    """Say what concerns the console ``name``; ``message`` may hold anything."""
     log.warning("%s: %s", name, printable(message, 400))

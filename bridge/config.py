@@ -39,6 +39,10 @@ ANY_PORT = 0
 # A replay is parsed when somebody attaches; more would be felt.
 MAX_REPLAY = 1 << 20
 
+# A log's file is not rotated amid what is written at once, nor compressed for minutes.
+MIN_LOG, MAX_LOG = 64 << 10, 1 << 30
+MAX_KEPT = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSettings:
@@ -59,6 +63,11 @@ class ConsoleSettings:
     """Bytes shown to who attaches; None: as the endpoint's kind has it."""
     notices: bool | None = None
     """The same for notices."""
+    log: bool = False
+    log_size: int = 10 << 20
+    """A log file of this size is rotated."""
+    log_keep: int = 5
+    """How many rotated ones are kept."""
     input: Input = Input.AUTO
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The table of TOML that says all of this, but for ports of the command line."""
@@ -155,6 +164,19 @@ def _file(value: object) -> Path:
     raise ValueError
 
 
+def _log_size(value: object) -> int:
+    size = _size(value)
+    if not MIN_LOG <= size <= MAX_LOG:
+        raise ValueError
+    return size
+
+
+def _log_keep(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_KEPT:
+        raise ValueError
+    return value
+
+
 _ALLOWED_PORT = 'a port from 1 to 65535, "auto" (a free one; also when absent) or false'
 _ALLOWED_PORT_OFF = 'a port from 1 to 65535, "auto" or false'
 
@@ -171,6 +193,9 @@ KEYS: Mapping[str, Key] = {
     ),
     "replay": Key(_replay, 'a number of bytes or "16KiB": from 0 (none) to 1 MiB'),
     "notices": Key(_boolean, "true or false"),
+    "log": Key(_boolean, "true or false"),
+    "log_size": Key(_log_size, 'a number of bytes or "10MiB": from 64 KiB to 1 GiB'),
+    "log_keep": Key(_log_keep, f"a number from 0 to {MAX_KEPT}"),
     "input": Key(Input, " or ".join(f'"{choice.value}"' for choice in Input)),
     "ca": Key(parse_path, ALLOWED_PATH),
     "cert": Key(parse_path, ALLOWED_PATH),

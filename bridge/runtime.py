@@ -37,10 +37,10 @@ def default_directory() -> Path:
     else:
         if status.st_uid == os.getuid():
             return session / "ttybridge"
-    return _state_home() / "ttybridge" / "run"
+    return state_home() / "ttybridge" / "run"
 
 
-def _state_home() -> Path:
+def state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
 
 

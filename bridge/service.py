@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from bridge.bridged import BridgedConsole, Common, Place
+from bridge.bridged import BridgedConsole, Common, Place, warn
 from bridge.config import (
     PORTS,
     Configuration,
@@ -31,9 +31,11 @@ from bridge.endpoints import MAX_ATTACHMENTS
 from bridge.errors import BridgeError, StartError
 from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
+from bridge.logs import Logs
 from bridge.presence import Presence
 from bridge.reload import Reloaded, difference
 from bridge.runtime import RuntimeDirectory
+from bridge.segments import log_directory
 from bridge.url import UpstreamUrl
 from bridge.vmwatch import Discovery
 from bridge.wsendpoint import WebSockets
@@ -97,6 +99,7 @@ class Service:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGHUP})  # see _stop
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey_signals, signals)
+                nursery.start_soon(self._common.logs.run)  # past the consoles, for their ends
                 with self._serving:
                     await self._serve(ready)
                 nursery.cancel_scope.cancel()
@@ -358,7 +361,8 @@ def open_service(
         lock = left[1].take(left[0]["lock"]) if left is not None else None
         runtime = stack.enter_context(RuntimeDirectory(directory, lock))
         presence = stack.enter_context(_presence())
-        service = Service(Common(runtime, presence, Listeners(), changed), reread)
+        logs = Logs(log_directory(), warn)
+        service = Service(Common(runtime, presence, Listeners(), logs, changed), reread)
         stack.callback(service.close)
         service._configure(filed)  # noqa: SLF001 (its own maker)
         if left is not None:
