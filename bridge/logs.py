@@ -29,15 +29,18 @@ from bridge.transcript import MORE, Transcript, stamp
 # How long what is new may wait for more, and when it waits no longer.  (A ring of the
 # default size is overtaken by 100 MB/s in 10 ms.)
 BATCH_SECONDS = 0.1
-BATCH_BYTES = 128 * 1024
+BATCH_BYTES = 256 * 1024
 
-# A time of arrival for each millisecond, which is what a line's time shows; but no more of
-# them than this while the disk takes nothing: then every other one is forgotten.
+# A new time of arrival for each millisecond, which is what a line's time shows; in a burst
+# for each hundredth of a second; and no more of them than this while the disk takes nothing:
+# then every other one is forgotten.
 _RESOLUTION = 0.001
+_BURST_RESOLUTION = 0.01
+_BURST = 2048
 _MAX_ARRIVALS = 1024
 
 # A burst of empty lines grows thirtyfold, so what is formed at once is bounded, too.
-_PIECE = 32 * 1024
+_PIECE = 64 * 1024
 _MAX_FORMED = 512 * 1024
 
 # A disk that failed is tried again after so many seconds, the last again and again.
@@ -108,8 +111,10 @@ class ConsoleLog:
 
     def push(self) -> None:
         now = self._clock()
+        start, then = self._arrivals[-1]
+        burst = self._end - start >= _BURST
         # Backwards, too: somebody may have set the clock.
-        if abs(now - self._arrivals[-1][1]) >= _RESOLUTION:
+        if abs(now - then) >= (_BURST_RESOLUTION if burst else _RESOLUTION):
             self._arrivals.append((self._end, now))
             if len(self._arrivals) > _MAX_ARRIVALS:
                 self._arrivals = deque(list(self._arrivals)[::2])

@@ -68,14 +68,16 @@ class Transcript:
 
     def feed(self, data: bytes, when: datetime) -> bytes:
         """What the file grows by for ``data``, which came at ``when``."""
-        # All lines but the first and the last are whole: a handful of calls for any number.
-        first, *rest = self._normal(data).split(b"\n")
+        if not (data := self._normal(data)):
+            return b""
         time = stamp(when)
-        grown = self._text(first, time)
-        if rest:
-            *whole, last = rest
-            grown += self._newline(time) + self._whole(whole, time) + self._text(last, time)
-        return grown
+        if not self.cut and self._short(data):
+            return self._bulk(data, time + GUEST)
+        first, *others = data.split(b"\n")
+        grown = [self._text(first, time)]
+        for line in others:
+            grown += self._newline(time), self._text(line, time)
+        return b"".join(grown)
 
     def mark(self, text: str, when: datetime) -> bytes:
         """What the file grows by for a change of state, which gets a line of its own."""
@@ -106,6 +108,24 @@ class Transcript:
             data = _CR.sub(b"\n", data)
         return data
 
+    def _short(self, data: bytes) -> bool:
+        """Is no line longer than the file's may be?"""
+        end, left = 0, LINE_LIMIT - self.length
+        while end + left < len(data):
+            if not (end := data.rfind(b"\n", end, end + left + 1) + 1):
+                return False
+            left = LINE_LIMIT
+        return True
+
+    def _bulk(self, data: bytes, begin: bytes) -> bytes:
+        """Any number of short lines in a handful of calls."""
+        grown = data.replace(b"\n", b"\n" + begin)
+        if not self.length:
+            grown = begin + grown
+        last = len(data) - (data.rfind(b"\n") + 1)
+        self.length = last if last < len(data) else self.length + last
+        return grown if self.length else grown[: -len(begin)]
+
     def _newline(self, time: bytes) -> bytes:
         if self.length:
             self.length = 0
@@ -114,14 +134,6 @@ class Transcript:
             self.cut = False
             return b""
         return time + GUEST + b"\n"
-
-    def _whole(self, lines: list[bytes], time: bytes) -> bytes:
-        if not lines:
-            return b""
-        if max(map(len, lines)) > LINE_LIMIT:
-            return b"".join(self._text(line, time) + self._newline(time) for line in lines)
-        begin = time + GUEST
-        return begin + (b"\n" + begin).join(lines) + b"\n"
 
     def _text(self, text: bytes, time: bytes) -> bytes:
         """More of a line, without its end."""
