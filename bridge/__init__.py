@@ -31,7 +31,7 @@ level  modules                        what they are
        segments                       which files a log has
 5      attach reach supervision       one local session; from a URL to a connection; telling
        discovery                      systemd; the consoles of the machines that run
-       logfile                        what is logged, the file it goes to, reading it
+       consolelog logfile             what is logged, the file it goes to, reading it
 6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
        roster listing                 come in; the built-in console; which VMs' consoles are
                                       bridged unasked, which are listed

@@ -17,6 +17,7 @@ import trio
 from bridge.attach import Attachment
 from bridge.config import ConsoleSettings
 from bridge.console import Console
+from bridge.consolelog import ConsoleLog
 from bridge.endpoints import (
     LOOPBACK,
     Codecs,
@@ -28,7 +29,7 @@ from bridge.endpoints import (
 from bridge.errors import StartError
 from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
-from bridge.logs import ConsoleLog, Logs
+from bridge.logs import Logs
 from bridge.manners import Kind, Manners
 from bridge.pacing import Input, Pacer
 from bridge.presence import Presence

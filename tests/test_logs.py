@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bridge import logs as module
 from bridge.console import Console
+from bridge.consolelog import ConsoleLog
 from bridge.handover import Bag, Ending
 from bridge.logfile import LogFile
 from bridge.logs import CALM_SECONDS, Logs
@@ -291,7 +292,7 @@ async def test_what_is_taken_and_what_is_missing_is_all_there_was(
     disk = Disk()
     hub = console(ring=4096)
     woken: list[object] = []
-    log = module.ConsoleLog(hub, disk, woken.append, clock=lambda: 1.0)  # type: ignore[arg-type]
+    log = ConsoleLog(hub, disk, woken.append, clock=lambda: 1.0)  # type: ignore[arg-type]
     log.begin(None)
     total = 0
     for event in events:
