@@ -17,6 +17,7 @@ level  modules                        what they are
 2      websocket config qemuargs      pure: RFC 6455 as QEMU speaks it; the settings; what a
        qmp wsserver                   QEMU's command line says; QEMU's control protocol; RFC
                                       6455 as a server, and who is let in
+       logview                        a log fit to be shown
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
        dial transport credentials     directory; connecting; a socket's bytes, and leaving;
        systemd manager succession     files of certificates and secrets; sd_notify, asking
@@ -31,7 +32,7 @@ level  modules                        what they are
        segments                       which files a log has
 5      attach reach supervision       one local session; from a URL to a connection; telling
        discovery                      systemd; the consoles of the machines that run
-       consolelog logfile             what is logged, the file it goes to, reading it
+       consolelog logfile logread     what is logged, the file it goes to, reading it
 6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
        roster listing                 come in; the built-in console; which VMs' consoles are
                                       bridged unasked, which are listed
@@ -45,7 +46,7 @@ level  modules                        what they are
 12     cmd_run cmd_path cmd_status    the subcommands
        cmd_attach cmd_wait cmd_ask
        cmd_check cmd_install
-       cmd_discover
+       cmd_discover cmd_log
 13     cli                            the command
 14     __main__                       ``python -m bridge``
 

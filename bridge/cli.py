@@ -17,6 +17,7 @@ from bridge import (
     cmd_check,
     cmd_discover,
     cmd_install,
+    cmd_log,
     cmd_path,
     cmd_run,
     cmd_status,
@@ -65,5 +66,6 @@ def parser() -> argparse.ArgumentParser:
     cmd_ask.add_to(commands)
     cmd_check.add_to(commands)
     cmd_discover.add_to(commands)
+    cmd_log.add_to(commands)
     cmd_install.add_to(commands)
     return top

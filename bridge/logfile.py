@@ -90,14 +90,14 @@ class LogFile:
             raise
         try:
             status = _claim(fd)
-            # Killed in the midst of a line, or by a full disk: the line is left as it is.
-            self._owed = b"" if _at_line_start(fd) else b"\n"
+            if _at_line_start(fd):
+                self._owed = more if self.line_open else b""
+            else:  # ours, handed over; or of one that was killed, which stays as it is
+                self._owed = b"" if self.line_open else b"\n"
         except OSError:
             os.close(fd)
             raise
         self._fd, self._identity = fd, (status.st_dev, status.st_ino)
-        if self.line_open:
-            self._owed += more
 
     def _fitting(self, data: bytes) -> bytes:
         """So much of ``data`` as the file takes before it is rotated, best at a line's end."""

@@ -20,7 +20,7 @@ COMPRESSED = ".gz"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Segment:
-    """A rotated file."""
+    """A rotated file, in the form that counted when it was looked for."""
 
     number: int
     path: Path
@@ -33,6 +33,10 @@ class Segment:
     def plain(self) -> Path:
         """The path of the uncompressed form."""
         return self.path.with_suffix("") if self.compressed else self.path
+
+    @property
+    def compressed_path(self) -> Path:
+        return self.path if self.compressed else self.path.with_name(self.path.name + COMPRESSED)
 
     def remove(self) -> None:
         for path in (self.path, self.plain):

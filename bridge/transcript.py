@@ -31,6 +31,7 @@ from bridge.printable import printable
 GUEST = b" | "
 MORE = b" + "
 MARK = b" -- "
+_STAMP = 29
 COLUMN = 32
 
 # A longer line is cut: before a blank or an escape sequence, if one comes soon.  A kernel's
@@ -48,6 +49,15 @@ _CHARACTER = re.compile(rb"[^\x80-\xbf]")  # the first byte of one, in UTF-8
 def stamp(when: datetime) -> bytes:
     """The time that begins a line; ``when`` is aware."""
     return when.isoformat(timespec="milliseconds").encode()
+
+
+def time_of(line: bytes) -> datetime | None:
+    """The time that begins ``line``; None if none does (a line that a crash has cut)."""
+    try:
+        when = datetime.fromisoformat(line[:_STAMP].decode("ascii"))
+    except ValueError:
+        return None
+    return when if when.tzinfo is not None and line[_STAMP : _STAMP + 1] == b" " else None
 
 
 def mark(text: str, when: datetime) -> bytes:

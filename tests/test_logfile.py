@@ -77,7 +77,7 @@ def test_another_process_goes_on_with_the_line(tmp_path: Path) -> None:
     first.close()
     second = log_file(tmp_path, line_open=True)
     second.append(b"in:\n", MORE)
-    assert everything(tmp_path) == b"T | log\nT + in:\n"
+    assert everything(tmp_path) == b"T | login:\n"
 
 
 def test_it_is_rotated_by_size_at_a_line_end_and_the_oldest_goes(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_crash_at_any_moment_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
     """Killed before each of the system calls that change a disk, in turn; then started again."""
-    text = lines(1000)
+    text = lines(600)
 
     def live(directory: Path, text: bytes, countdown: float) -> tuple[int, bool]:
         """Append, rotate and compress until killed; return how much was appended, and if killed."""
@@ -249,4 +249,4 @@ def test_a_crash_at_any_moment_loses_and_doubles_nothing(
         assert left == {s.path.name for s in rotated(directory / "log", NAME)} | {f"{NAME}.log"}
         if not killed:
             break
-    assert 50 < moment < 999  # through all of them
+    assert 10 < moment < 999  # through all of them

@@ -131,7 +131,7 @@ async def test_another_process_takes_a_log_over_amid_a_line(tmp_path: Path) -> N
     async with running(tmp_path) as desk:
         desk.logs.add(hub, size=1 << 20, keep=1, left=(record, bag))
         hub.feed(b"o\r\nthree\r\n")
-        assert (await desk.settled())[1:] == ["| one", "| tw", "+ o", "| three", ""]
+        assert (await desk.settled())[1:] == ["| one", "| two", "| three", ""]
 
 
 async def test_a_log_may_be_ended_and_begun_at_once(tmp_path: Path) -> None:
