@@ -22,8 +22,8 @@ level  modules                        what they are
        dial transport credentials     directory; connecting; a socket's bytes, and leaving;
        systemd manager succession     files of certificates and secrets; sd_notify, asking
        processes qmpsync token        systemd; exec(2) with all that is open; the QEMUs that
-       reload                         run; QMP with blocking sockets; a secret; what a new
-                                      configuration asks for
+       reload messages                run; QMP with blocking sockets; a secret; what a new
+                                      configuration asks for; what is said on stderr
 4      listeners console tls          who listens on this machine; the hub of one console;
        client command fdstore         TLS on a socket; the control socket's other end; what
        qmplink locate vms             commands share; descriptors that outlive the process; QMP

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge import command
+from bridge import command, messages
 from bridge.errors import StartError
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def _service_options(parser: argparse.ArgumentParser) -> None:
         "--telnet", type=command.port, metavar="PORT", help="the same for the telnet port"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per console")
+    parser.add_argument(
+        "--log-level", choices=messages.LEVELS, default="info", help="say nothing below it"
+    )
     command.directory_option(parser)
 
 
@@ -107,7 +110,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
     from bridge import daemon
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    messages.set_up(arguments.log_level)
     show = _print_json if arguments.json else _print_table
     daemon.run(plan, command.directory(arguments), lambda places: _announce(places, show))
     return 0

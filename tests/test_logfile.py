@@ -229,6 +229,7 @@ def test_a_crash_at_any_moment_loses_and_doubles_nothing(
                 for at in range(0, len(text), 1600):
                     file.append(text[at : at + 1600], MORE)
                     tidy(directory / "log", NAME)
+                tidy(directory / "log", NAME)
             except Killed:
                 return file.appended, True
             finally:
