@@ -13,7 +13,7 @@ level  modules                        what they are
        access certificate qemuopts    D-Bus messages, the text of the systemd unit, what is
                                       spoken to a server, what it must show, what it shows,
                                       the syntax of QEMU's options
-       transcript                     a log's lines, figures for Prometheus
+       transcript metrics             a log's lines, figures for Prometheus
 2      websocket config qemuargs      pure: RFC 6455 as QEMU speaks it; the settings; what a
        qmp wsserver                   QEMU's command line says; QEMU's control protocol; RFC
                                       6455 as a server, and who is let in
@@ -22,8 +22,9 @@ level  modules                        what they are
        dial transport credentials     directory; connecting; a socket's bytes, and leaving;
        systemd manager succession     files of certificates and secrets; sd_notify, asking
        processes qmpsync token        systemd; exec(2) with all that is open; the QEMUs that
-       reload messages                run; QMP with blocking sockets; a secret; what a new
-                                      configuration asks for; what is said on stderr
+       reload messages looplag        run; QMP with blocking sockets; a secret; what a new
+                                      configuration asks for; what is said on stderr; how late
+                                      the loop is
 4      listeners console tls          who listens on this machine; the hub of one console;
        client command fdstore         TLS on a socket; the control socket's other end; what
        qmplink locate vms             commands share; descriptors that outlive the process; QMP
