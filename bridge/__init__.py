@@ -14,25 +14,25 @@ level  modules                        what they are
                                       spoken to a server, what it must show, what it shows,
                                       the syntax of QEMU's options
        transcript metrics             a log's lines, figures for Prometheus
-2      websocket config qemuargs      pure: RFC 6455 as QEMU speaks it; the settings; what a
+2      websocket values qemuargs      pure: RFC 6455 as QEMU speaks it; settings' values; what a
        qmp wsserver                   QEMU's command line says; QEMU's control protocol; RFC
                                       6455 as a server, and who is let in
        logview                        a log fit to be shown
 3      sockdiag presence runtime      edges: the kernel's sockets, inotify, the runtime
-       dial transport credentials     directory; connecting; a socket's bytes, and leaving;
-       systemd manager succession     files of certificates and secrets; sd_notify, asking
+       dial transport config          directory; connecting; a socket's bytes, and leaving;
+       systemd manager succession     the settings; sd_notify, asking
        processes qmpsync token        systemd; exec(2) with all that is open; the QEMUs that
-       reload messages looplag        run; QMP with blocking sockets; a secret; what a new
-                                      configuration asks for; what is said on stderr; how late
-                                      the loop is
+       messages looplag               run; QMP with blocking sockets; a secret; what is said on
+                                      stderr; how late the loop is
 4      listeners console tls          who listens on this machine; the hub of one console;
-       client command fdstore         TLS on a socket; the control socket's other end; what
-       qmplink locate vms             commands share; descriptors that outlive the process; QMP
-                                      on trio; which listening socket is which chardev's; the
-                                      machines that run
-       segments                       which files a log has
+       client fdstore reload          TLS on a socket; the control socket's other end;
+       qmplink locate vms             descriptors that outlive the process; what a new
+       segments credentials           configuration asks for; QMP on trio; which listening
+                                      socket is which chardev's; the machines that run; which
+                                      files a log has; files of certificates and secrets
 5      attach reach supervision       one local session; from a URL to a connection; telling
-       discovery                      systemd; the consoles of the machines that run
+       discovery command              systemd; the consoles of the machines that run; what
+                                      commands share
        consolelog logfile logread     what is logged, the file it goes to, reading it
 6      upstream pty endpoints demo    the connection to QEMU, kept; where local programs
        roster listing                 come in; the built-in console; which VMs' consoles are

@@ -28,13 +28,10 @@ from bridge.printable import printable
 from bridge.scrollback import MAX_CAPACITY, MIN_CAPACITY
 from bridge.url import ALLOWED as ALLOWED_URL
 from bridge.url import UpstreamUrl
+from bridge.values import ANY_PORT, Key, boolean, file, number, port, size
 
 ALLOWED_NAME = "1 to 64 of A-Z a-z 0-9 . _ - of which the first is a letter or digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SIZE = re.compile(r"([0-9]{1,12}) ?(|KiB|MiB|GiB)")
-_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-ANY_PORT = 0
 
 # A replay is parsed when somebody attaches; more would be felt.
 MAX_REPLAY = 1 << 20
@@ -111,91 +108,26 @@ class Configuration:
     """The table of defaults, as it stands there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key: ``parse`` raises ValueError for what is not ``allowed``."""
-
-    parse: Callable[[Any], object]
-    allowed: str
-    in_defaults: bool = True
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _port(value: object) -> int | None:
-    if value is False:
-        return None
-    if value == "auto":
-        return ANY_PORT
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise ValueError
-    return value
-
-
-def _size(value: object) -> int:
-    match = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) else None
-    if match is None:
-        raise ValueError
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def _scrollback(value: object) -> int:
-    size = _size(value)
-    if not MIN_CAPACITY <= size <= MAX_CAPACITY:
-        raise ValueError
-    return size
-
-
-def _replay(value: object) -> int:
-    size = _size(value)
-    if size > MAX_REPLAY:
-        raise ValueError
-    return size
-
-
-def _file(value: object) -> Path:
-    match value:
-        case {"file": name, **others} if not others:
-            return parse_path(name)
-    raise ValueError
-
-
-def _log_size(value: object) -> int:
-    size = _size(value)
-    if not MIN_LOG <= size <= MAX_LOG:
-        raise ValueError
-    return size
-
-
-def _log_keep(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_KEPT:
-        raise ValueError
-    return value
-
-
 _ALLOWED_PORT = 'a port from 1 to 65535, "auto" (a free one; also when absent) or false'
 _ALLOWED_PORT_OFF = 'a port from 1 to 65535, "auto" or false'
 
 KEYS: Mapping[str, Key] = {
     "url": Key(UpstreamUrl.parse, ALLOWED_URL, in_defaults=False),
-    "raw": Key(_port, _ALLOWED_PORT, in_defaults=False),
-    "telnet": Key(_port, _ALLOWED_PORT, in_defaults=False),
-    "unix": Key(_boolean, "true or false"),
-    "pty": Key(_boolean, "true or false"),
-    "pty_readonly": Key(_boolean, "true or false"),
-    "raw_readonly": Key(_port, _ALLOWED_PORT_OFF, in_defaults=False),
+    "raw": Key(port, _ALLOWED_PORT, in_defaults=False),
+    "telnet": Key(port, _ALLOWED_PORT, in_defaults=False),
+    "unix": Key(boolean, "true or false"),
+    "pty": Key(boolean, "true or false"),
+    "pty_readonly": Key(boolean, "true or false"),
+    "raw_readonly": Key(port, _ALLOWED_PORT_OFF, in_defaults=False),
     "scrollback": Key(
-        _scrollback, 'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB'
+        size(MIN_CAPACITY, MAX_CAPACITY),
+        'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB',
     ),
-    "replay": Key(_replay, 'a number of bytes or "16KiB": from 0 (none) to 1 MiB'),
-    "notices": Key(_boolean, "true or false"),
-    "log": Key(_boolean, "true or false"),
-    "log_size": Key(_log_size, 'a number of bytes or "10MiB": from 64 KiB to 1 GiB'),
-    "log_keep": Key(_log_keep, f"a number from 0 to {MAX_KEPT}"),
+    "replay": Key(size(0, MAX_REPLAY), 'a number of bytes or "16KiB": from 0 (none) to 1 MiB'),
+    "notices": Key(boolean, "true or false"),
+    "log": Key(boolean, "true or false"),
+    "log_size": Key(size(MIN_LOG, MAX_LOG), 'a number of bytes or "10MiB": from 64 KiB to 1 GiB'),
+    "log_keep": Key(number(0, MAX_KEPT), f"a number from 0 to {MAX_KEPT}"),
     "input": Key(Input, " or ".join(f'"{choice.value}"' for choice in Input)),
     "ca": Key(parse_path, ALLOWED_PATH),
     "cert": Key(parse_path, ALLOWED_PATH),
@@ -213,9 +145,9 @@ _ACCESS: Mapping[str, tuple[Callable[[UpstreamUrl], bool], str]] = {
 _DEFAULTS_KEYS = {name: key for name, key in KEYS.items() if key.in_defaults}
 
 SERVICE_KEYS: Mapping[str, Key] = {
-    "websocket": Key(_port, _ALLOWED_PORT_OFF),
-    "discover": Key(_boolean, "true or false"),
-    "websocket_token": Key(_file, '{ file = "/path" }, absolute or beginning with "~/"'),
+    "websocket": Key(port, _ALLOWED_PORT_OFF),
+    "discover": Key(boolean, "true or false"),
+    "websocket_token": Key(file, '{ file = "/path" }, absolute or beginning with "~/"'),
 }
 
 
@@ -320,14 +252,14 @@ def check_unique(
         if console.name in names:
             raise UsageError(f"two consoles are named '{console.name}'; give each its own NAME=URL")
         names.add(console.name)
-        for port in filter(None, (getattr(console, key) for key in PORTS)):
-            if port == service.websocket:
+        for wanted in filter(None, (getattr(console, key) for key in PORTS)):
+            if wanted == service.websocket:
                 raise UsageError(
-                    f"console '{console.name}' and the websocket both want port {port}"
+                    f"console '{console.name}' and the websocket both want port {wanted}"
                 )
-            if other := ports.get(port):
-                raise UsageError(f"consoles '{other}' and '{console.name}' both want port {port}")
-            ports[port] = console.name
+            if other := ports.get(wanted):
+                raise UsageError(f"consoles '{other}' and '{console.name}' both want port {wanted}")
+            ports[wanted] = console.name
 
 
 def _document(document: dict[str, Any]) -> Configuration:

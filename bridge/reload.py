@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from bridge.config import ANY_PORT, PORTS, ConsoleSettings
+from bridge.config import PORTS, ConsoleSettings
+from bridge.values import ANY_PORT
 
 
 @dataclass(frozen=True, slots=True)

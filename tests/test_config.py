@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 
 from bridge.access import Access, Credential, Plain, SecretFile
 from bridge.config import (
-    ANY_PORT,
     KEYS,
     SERVICE_KEYS,
     Configuration,
     ConsoleSettings,
-    Key,
     ServiceSettings,
     check_unique,
     from_arguments,
@@ -26,6 +24,7 @@ from bridge.config import (
 from bridge.errors import BridgeError, ConfigError, UsageError
 from bridge.pacing import Input
 from bridge.url import UpstreamUrl
+from bridge.values import ANY_PORT, Key
 
 URL = 'url = "ws://127.0.0.1:4555"'
 
