@@ -150,7 +150,7 @@ class BridgedConsole:
         self.ended = False
         """Nobody can attach any more."""
         self._parts: dict[str, _Part] = {}
-        self._log: ConsoleLog | None = None
+        self.log: ConsoleLog | None = None
         self._nursery: trio.Nursery | None = None
         if left is not None:
             self.console.restore(left[0]["console"], left[1])
@@ -174,7 +174,7 @@ class BridgedConsole:
         return {
             "console": self.console.state_record(bag),
             "parts": {
-                "log": self._log.state(bag) if self._log is not None else None,
+                "log": self.log.state(bag) if self.log is not None else None,
                 **{name: part.way.state(bag) for name, part in self._parts.items()},
             },
         }
@@ -195,8 +195,8 @@ class BridgedConsole:
                 for part in self._parts.values():
                     nursery.start_soon(_run, part)
         finally:
-            if self._log is not None:  # after the upstream, for its last words
-                self._common.logs.remove(self._log)
+            if self.log is not None:  # after the upstream, for its last words
+                self._common.logs.remove(self.log)
 
     async def _run_hub(self) -> None:
         try:
@@ -241,15 +241,15 @@ class BridgedConsole:
 
     def _start_log(self, left: Left | None = None) -> None:
         s = self.settings
-        if s.log and self._log is None:
-            self._log = self._common.logs.add(
+        if s.log and self.log is None:
+            self.log = self._common.logs.add(
                 self.console, size=s.log_size, keep=s.log_keep, left=left
             )
 
     def _end_log(self) -> None:
-        if self._log is not None:
-            self._common.logs.remove(self._log)
-            self._log = None
+        if self.log is not None:
+            self._common.logs.remove(self.log)
+            self.log = None
 
     async def _retire(self, name: str) -> None:
         part = self._parts.pop(name)

@@ -23,6 +23,9 @@ def add_to(commands: "Subparsers") -> None:
         status = commands.add_parser(name, help=more)
         status.add_argument("name", nargs="?", metavar="NAME")
         status.add_argument("--json", action="store_true", help="one JSON object per console")
+        status.add_argument(
+            "--prometheus", action="store_true", help="figures of all consoles, for Prometheus"
+        )
         status.add_argument("--watch", action="store_true", help="again every second")
         command.directory_option(status)
         status.set_defaults(command=_status)
@@ -31,14 +34,21 @@ def add_to(commands: "Subparsers") -> None:
 def _status(arguments: argparse.Namespace) -> int:
     with Client(command.directory(arguments)) as client:
         while True:
-            answer = client.ask("status", name=arguments.name)
-            text = _as_json(answer) if arguments.json else _as_table(answer)
+            text = _text(client, arguments)
             if arguments.watch and not arguments.json and sys.stdout.isatty():
                 text = "\x1b[H\x1b[2J" + text
             print(text, flush=True)
             if not arguments.watch:
                 return 0
             time.sleep(WATCH_INTERVAL)
+
+
+def _text(client: Client, arguments: argparse.Namespace) -> str:
+    if arguments.prometheus:
+        text: str = client.ask("metrics")["text"]
+        return text.rstrip("\n")
+    answer = client.ask("status", name=arguments.name)
+    return _as_json(answer) if arguments.json else _as_table(answer)
 
 
 def _as_json(answer: dict[str, Any]) -> str:

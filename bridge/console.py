@@ -107,6 +107,7 @@ class Counts:
     """What has happened so far, in bytes where nothing else is said."""
 
     connections: int = 0  # times that the guest was reached
+    frames: int = 0  # of websocket
     sent: int = 0  # to the guest
     discarded: int = 0  # typed while there was no guest to type to
     refused: int = 0  # typed by those who may only read

@@ -33,7 +33,7 @@ from bridge.handover import Bag, Left, Record
 from bridge.manners import Kind, Manners
 from bridge.printable import printable
 from bridge.service import Service
-from bridge.status import console_status, service_status
+from bridge.status import console_status, service_metrics, service_status
 from bridge.transport import adopt
 
 log = logging.getLogger("ttybridge")
@@ -60,6 +60,7 @@ class Control:
         self._sessions: dict[str, list[Session]] = {}  # by the console's name
         self._verbs: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status,
+            "metrics": self._metrics,
             "send": self._send,
             "break": self._break,
             "add": self._add,
@@ -175,6 +176,9 @@ class Control:
             "service": service_status(self._service),
             "consoles": [console_status(bridged) for bridged in chosen],
         }
+
+    async def _metrics(self, _request: Request) -> Answer:
+        return {"text": service_metrics(self._service)}
 
     async def _send(self, request: Request) -> Answer:
         console = self._console(request).console

@@ -72,6 +72,7 @@ async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], No
             if plan.server is not None:
                 nursery.start_soon(plan.server.run)
             nursery.start_soon(control.run)
+            nursery.start_soon(service.lag.run)
             nursery.start_soon(supervision.run, lambda: _count_states(service))
             await service.run(ready)
             nursery.cancel_scope.cancel()

@@ -39,6 +39,8 @@ class Speech(Protocol):
 
     open: bool
     """The server is known to serve us."""
+    frames: int
+    """How many have come, where there are frames."""
     end: End | None
 
     def state(self) -> Mapping[str, object]:
@@ -74,6 +76,7 @@ class Raw:
 
     def __init__(self) -> None:
         self.open = False
+        self.frames = 0
         self.end: End | None = None
 
     def hello(self) -> bytes:

@@ -32,6 +32,7 @@ from bridge.errors import BridgeError, StartError
 from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
 from bridge.logs import Logs
+from bridge.looplag import LoopLag
 from bridge.presence import Presence
 from bridge.reload import Reloaded, difference
 from bridge.runtime import RuntimeDirectory
@@ -66,6 +67,7 @@ class Service:
     def __init__(self, common: Common, reread: Callable[[], Configuration] | None = None) -> None:
         self.runtime = common.runtime
         self.started = time.time()
+        self.lag = LoopLag()
         self._common = common
         self._reread = reread
         self._running: dict[str, _Running] = {}

@@ -5,11 +5,14 @@
 
 import os
 import time
+from collections import Counter
 from typing import Any
 
 from bridge import __version__
 from bridge.attach import Attachment
 from bridge.bridged import BridgedConsole
+from bridge.manners import Kind
+from bridge.metrics import ConsoleFigures, LogFigures, ServiceFigures, exposition
 from bridge.service import Service
 
 
@@ -54,9 +57,43 @@ def console_status(bridged: BridgedConsole) -> dict[str, Any]:
             "discarded": console.counts.discarded,
             "refused": console.counts.refused,
         },
+        "log": _log_status(bridged),
+        "frames": console.counts.frames,
         "connections": console.counts.connections,
         "seconds": {state.name: round(s, 3) for state, s in console.seconds().items()},
     }
+
+
+def _log_status(bridged: BridgedConsole) -> dict[str, Any] | None:
+    log = bridged.log
+    if log is None:
+        return None
+    return {"written": log.written, "missing": log.missing, "failures": log.failures}
+
+
+def service_metrics(service: Service) -> str:
+    """All of it as text for Prometheus."""
+    figures = ServiceFigures(__version__, service.started, time.time(), service.lag.histogram)
+    return exposition(figures, map(_figures, service.consoles.values()))
+
+
+def _figures(bridged: BridgedConsole) -> ConsoleFigures:
+    console, counts, log = bridged.console, bridged.console.counts, bridged.log
+    kinds = Counter(a.manners.kind.value for a in console.readers if isinstance(a, Attachment))
+    return ConsoleFigures(
+        name=console.name,
+        state=console.state.value,
+        seconds={state.value: spent for state, spent in console.seconds().items()},
+        attachments={kind.value: kinds[kind.value] for kind in Kind},
+        from_guest=console.scrollback.end,
+        to_guest=counts.sent,
+        skipped=counts.skipped,
+        discarded=counts.discarded,
+        refused=counts.refused,
+        connections=counts.connections,
+        frames=counts.frames,
+        log=LogFigures(log.written, log.missing, log.failures) if log is not None else None,
+    )
 
 
 def _attachment(attachment: Attachment, end: int) -> dict[str, Any]:

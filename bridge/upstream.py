@@ -166,10 +166,12 @@ class Upstream:
         return connection.end
 
     async def _read(self, connection: "_Connection") -> None:
-        flood = Flood()
+        flood, counts = Flood(), self._console.counts
+        frames_before = counts.frames
         await self._feed(connection)
         while connection.end is None:
             connection.unfed = payload = await connection.receive()
+            counts.frames = frames_before + connection.speech.frames
             if connection.speech.open and self._console.line is not connection:
                 self._console.connect(connection)
             if payload:

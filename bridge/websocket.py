@@ -60,6 +60,7 @@ class Wire:
         self._fragmented = False  # between the first and the last frame of a message
         self.open = False
         """The handshake is done."""
+        self.frames = 0
         self.end: End | None = None
 
     def state(self) -> Mapping[str, object]:
@@ -116,10 +117,12 @@ class Wire:
         at = 0
         while not self.end:
             if not self._fragmented:
-                at = peel(buffer, at, payload)
+                at, count = peel(buffer, at, payload)
+                self.frames += count
             self._wanted = frame_size(buffer, at)
             if self._wanted > len(buffer) - at:
                 break
+            self.frames += 1
             reply += self._receive_odd(buffer[at : at + self._wanted], payload)
             at += self._wanted
         self._tail[:] = buffer[at:]
@@ -206,13 +209,13 @@ class Wire:
         return b"".join(self._protocol.data_to_send())
 
 
-def peel(buffer: bytes, at: int, payload: list[bytes]) -> int:
-    """Append the payload of the plain frames from ``at`` on; return where they end.
+def peel(buffer: bytes, at: int, payload: list[bytes]) -> tuple[int, int]:
+    """Append the payload of the plain frames from ``at`` on; return (where they end, how many).
 
     A frame is plain if it is whole, final, binary and unmasked.  Costs a few slices per
     run of equally long small frames, one slice for each larger frame.
     """
-    end = len(buffer)
+    end, frames = len(buffer), 0
     while at + 2 <= end and buffer[at] == _PLAIN:
         length = buffer[at + 1]
         if length < 126 and at + 2 + length <= end:
@@ -220,6 +223,7 @@ def peel(buffer: bytes, at: int, payload: list[bytes]) -> int:
             count = _run(buffer, at, size)
             payload.append(_strip(buffer, at, size, count))
             at += count * size
+            frames += count
         elif length == 126 and at + 4 <= end:
             start = at + 4
             stop = start + (buffer[at + 2] << 8 | buffer[at + 3])
@@ -227,9 +231,10 @@ def peel(buffer: bytes, at: int, payload: list[bytes]) -> int:
                 break
             payload.append(buffer[start:stop])
             at = stop
+            frames += 1
         else:
             break  # masked, beyond 64 KiB, or not all here
-    return at
+    return at, frames
 
 
 def _run(buffer: bytes, at: int, size: int) -> int:
