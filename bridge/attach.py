@@ -37,7 +37,9 @@ LOOK_AGAIN = 1.0
 # Enough of the past to know whether the cursor is amid a line or an escape sequence.
 _TAIL = 256
 
-_CAN = b"\x18"  # ends an escape sequence that was cut short (ECMA-48, 8.3.6)
+# Ends a sequence that was cut short: CAN, which is meant for that, and ST for the control
+# strings in which screen and tmux take no notice of CAN.
+_CANCEL = b"\x18\x1b\\"
 
 _numbers = itertools.count(1)
 
@@ -272,7 +274,9 @@ class Attachment:
     def _skip(self) -> None:
         skipped = self._console.catch_up(self)
         # What was shown last is gone from the ring: expect the worst of it.
-        self._say(f"{self._console.name}: {skipped} bytes skipped, read too slowly", _CAN + b"\r\n")
+        self._say(
+            f"{self._console.name}: {skipped} bytes skipped, read too slowly", _CANCEL + b"\r\n"
+        )
 
     def _say(self, text: str, lead: bytes | None = None) -> None:
         """Write a notice on a line of its own, after ``lead`` or what the output so far calls for."""
@@ -286,8 +290,9 @@ class Attachment:
     def _new_line(self) -> bytes:
         """What brings a terminal that shows all before ``position`` to the start of a line."""
         tail = self._console.scrollback.before(self.position, _TAIL)
-        cancel = _CAN if unfinished(tail) else b""
-        return cancel + (b"" if tail.endswith(b"\n") else b"\r\n")
+        cancel = _CANCEL if unfinished(tail) else b""
+        at_start = tail.rstrip(b"\r").endswith(b"\n")  # \n\r is a line's end, too
+        return cancel + (b"\r" if at_start else b"\r\n")
 
     async def _write_when_writable(self) -> None:
         while True:

@@ -89,8 +89,9 @@ def test_tool(desk: Desk, directory: Path, tool: Tool) -> None:
 
 @pytest.mark.long
 def test_tool_takes_many_lines(desk: Desk, directory: Path, tool: Tool) -> None:
+    mark = desk.leave_a_mark()
     with desk.sit_down(directory, tool.command) as terminal:
-        arrive(terminal, tool, desk.leave_a_mark())
+        arrive(terminal, tool, mark)
         paste_many_lines(terminal)
         leave(terminal, tool)
     desk.wait_alone()
@@ -170,8 +171,9 @@ def leave(terminal: Terminal, tool: Tool) -> None:
 def test_screen_twice_in_a_row(desk: Desk, directory: Path) -> None:
     """screen leaves TIOCEXCL behind, which would shut out everybody but root."""
     for name in ("screen", "screen", "picocom"):
+        mark = desk.leave_a_mark()
         with desk.sit_down(directory, TOOLS[name].command) as terminal:
-            arrive(terminal, TOOLS[name], desk.leave_a_mark())
+            arrive(terminal, TOOLS[name], mark)
             use(terminal, desk)
             leave(terminal, TOOLS[name])
 

@@ -66,7 +66,14 @@ class Bridge:
 
     @property
     def raw(self) -> tuple[str, int]:
-        host, _, port = self.places[0]["raw"].rpartition(":")
+        return self._port("raw")
+
+    @property
+    def telnet(self) -> tuple[str, int]:
+        return self._port("telnet")
+
+    def _port(self, kind: str) -> tuple[str, int]:
+        host, _, port = self.places[0][kind].rpartition(":")
         return host, int(port)
 
     @property

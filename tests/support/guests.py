@@ -61,6 +61,32 @@ class Digest(Deaf):
             yield self._sum.hexdigest().encode()
 
 
+class Hex(Deaf):
+    """Prints what it gets in hexadecimal: ``<0d>``."""
+
+    def receive(self, data: bytes) -> Iterator[bytes]:
+        for byte in data:
+            yield b"<%02x>" % byte
+
+
+BEGUN = [
+    b"\x1b",
+    b"\x1b[3",
+    b"\x1b(",
+    b"\x1b]0;half a title",
+    b"\x1bP1$qhalf a string",
+    b"\x1b_half a string",
+    b"\xe2\x82",
+]
+
+
+class Begun(Deaf):
+    """Prints a line and the begin of a sequence: the one with the number typed."""
+
+    def receive(self, data: bytes) -> Iterator[bytes]:
+        yield b"some text" + BEGUN[int(data)]
+
+
 GUESTS: dict[str, type[Echo | Flood | Deaf]] = {
     "echo": Echo,
     "echofifo": Echo,
@@ -68,4 +94,6 @@ GUESTS: dict[str, type[Echo | Flood | Deaf]] = {
     "deaf": Deaf,
     "noise": Noise,
     "digest": Digest,
+    "hex": Hex,
+    "begun": Begun,
 }
