@@ -60,12 +60,13 @@ class Attached:
 
     def flood(self, size: int, count: int) -> "Flood":
         """Let the guest of fake.py print, and read it all; TimeoutError after LIMIT seconds."""
-        self.write(b"flood %d %d\r" % (size, count))
+        command = b"flood %d %d\r" % (size, count)
+        self.write(command)
         seen = b""
         with alarm(LIMIT):
-            while b"\r" not in seen:
+            while command not in seen:
                 seen += self.read()
-            flood = Flood(seen.partition(b"\r")[2] or self.read())
+            flood = Flood(seen.partition(command)[2] or self.read())
             while not flood.ended:
                 flood.receive(self.read())
         flood.missing = count - flood.received

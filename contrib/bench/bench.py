@@ -16,8 +16,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import fanout
 import flood
+import idle
 import keys
+import neighbour
 from clients import versions
 from table import Report, Table, summary
 
@@ -26,6 +29,9 @@ HERE = Path(__file__).parent
 PARTS: dict[str, Callable[[int, float], Report]] = {
     "flood": flood.run,
     "keys": keys.run,
+    "neighbour": neighbour.run,
+    "fanout": fanout.run,
+    "idle": idle.run,
 }
 
 

@@ -37,9 +37,23 @@ class Client:
     ours: bool = False
 
 
+class Service:
+    """A running ttybridge."""
+
+    def __init__(self, pid: int, places: list[dict[str, str]], messages: Path) -> None:
+        self.pid = pid
+        self.places = places
+        """What it announced of each console."""
+        self._messages = messages
+
+    def wait_online(self) -> None:
+        """Until all consoles are."""
+        eventually(lambda: self._messages.read_text().count(": ONLINE") >= len(self.places))
+
+
 @contextmanager
-def ttybridge(*urls: str, more: str = "") -> Iterator[tuple[int, list[dict[str, str]]]]:
-    """A service with these URLs; its pid, and what it announces of each.
+def ttybridge(*urls: str, more: str = "") -> Iterator[Service]:
+    """A service with these URLs.
 
     ``more`` is what each console has in the configuration beside its URL.
     """
@@ -48,17 +62,16 @@ def ttybridge(*urls: str, more: str = "") -> Iterator[tuple[int, list[dict[str, 
         config.write_text(
             "".join(f'[consoles.vm{n}]\nurl = "{url}"\n{more}\n' for n, url in enumerate(urls))
         )
-        runtime = Path(directory) / "run"
-        with process(
-            *("ttybridge", "run", "--config", config, "--json", "--runtime-dir", runtime)
-        ) as running:
-            yield running.pid, [json.loads(line(running)) for _ in urls]
+        runtime, messages = Path(directory) / "run", Path(directory) / "messages"
+        command = ("ttybridge", "run", "--config", config, "--json", "--runtime-dir", runtime)
+        with messages.open("wb") as log, process(*command, messages=log) as running:
+            yield Service(running.pid, [json.loads(line(running)) for _ in urls], messages)
 
 
 @contextmanager
 def ours(kind: str, url: str, more: str = "") -> Iterator[Running]:
-    with ttybridge(url, more=more) as (pid, (place,)):
-        yield Running(pid, way_to(place, kind))
+    with ttybridge(url, more=more) as service:
+        yield Running(service.pid, way_to(service.places[0], kind))
 
 
 def way_to(place: dict[str, str], kind: str) -> Way:
@@ -121,8 +134,8 @@ def clients() -> list[Client]:
 
 
 def offers_telnet() -> bool:
-    with ttybridge("ws://127.0.0.1:9") as (_, (place,)):
-        return place["telnet"] is not None
+    with ttybridge("ws://127.0.0.1:9") as service:
+        return service.places[0]["telnet"] is not None
 
 
 def versions() -> dict[str, str]:

@@ -37,17 +37,18 @@ def frame(payload: bytes) -> bytes:
 
 def flood(client: socket.socket, size: int, count: int) -> None:
     """Send ``count`` bytes of the pattern in frames of ``size``, the last one shorter."""
-    frames = min(BLOCK // size, count // size) // PERIOD * PERIOD or PERIOD
-    text = PATTERN * size * (frames // PERIOD)
-    block = memoryview(b"".join(frame(text[at : at + size]) for at in range(0, len(text), size)))
-    wire = len(frame(text[:size]))
-    blocks, rest = divmod(count, len(text))
+    text = PATTERN * size  # whole frames, and the whole pattern some times over
+    times = BLOCK // len(text) or 1
+    one = b"".join(frame(text[at : at + size]) for at in range(0, len(text), size))
+    block, wire = memoryview(one * times), len(one) // PERIOD
+    blocks, rest = divmod(count, len(text) * times)
     for _ in range(blocks):
         client.sendall(block)
-    client.sendall(block[: rest // size * wire])
-    if rest % size:
-        start = rest // size * size
-        client.sendall(frame(text[start : start + rest % size]))
+    whole, odd = divmod(rest, size)
+    client.sendall(block[: whole * wire])
+    if odd:
+        start = whole * size % len(text)
+        client.sendall(frame(text[start : start + odd]))
     client.sendall(frame(END))
 
 

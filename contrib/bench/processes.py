@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
 
@@ -17,10 +17,15 @@ LIMIT = 30.0
 
 
 @contextmanager
-def process(*command: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run ``command`` for the context; its messages only if it ends by itself, badly."""
+def process(
+    *command: str | Path, messages: BinaryIO | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run ``command`` for the context; what it says on stderr goes to ``messages``."""
     with subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=messages or subprocess.DEVNULL,
     ) as running:
         try:
             yield running
@@ -70,6 +75,19 @@ def cpu_seconds(pid: int) -> float:
     clock_getcpuclockid(3) has no name in Python; the number is the kernel's (posix-timers.h).
     """
     return sum(time.clock_gettime(~member << 3 | 2) for member in family(pid))
+
+
+def wakeups(pid: int) -> int:
+    """How often it has slept and been woken; its descendants, too."""
+    return sum(
+        int(
+            Path(f"/proc/{member}/status")
+            .read_text()
+            .partition("\nvoluntary_ctxt_switches:")[2]
+            .split()[0]
+        )
+        for member in family(pid)
+    )
 
 
 def resident_mib(pid: int) -> float:
