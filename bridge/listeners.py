@@ -6,6 +6,7 @@ kernel lists all listening sockets for the price of one connect.
 """
 
 import os
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import trio
@@ -51,22 +52,18 @@ class Listeners:
             if not self._waiters:
                 self._waiting = trio.Event()
                 await self._waiting.wait()
-            tcp = (
-                _tcp_by_port()
-                if any(isinstance(w.address, TcpAddress) for w in self._waiters)
-                else {}
-            )
+            ports = {w.address.port for w in self._waiters if isinstance(w.address, TcpAddress)}
+            tcp = _tcp_by_port(ports)
             for waiter in tuple(self._waiters):
-                now = _listening(waiter.address, tcp)
-                if now - waiter.known:
+                if _listening(waiter.address, tcp) - waiter.known:
                     waiter.seen.set()
             await trio.sleep(INTERVAL)
 
 
 def who_listens(address: TcpAddress | UnixAddress) -> Listening:
     """Who listens at ``address`` now; nobody is known of an address on another machine."""
-    tcp = _tcp_by_port() if isinstance(address, TcpAddress) and address.loopback else {}
-    return _listening(address, tcp)
+    ports = {address.port} if isinstance(address, TcpAddress) and address.loopback else set()
+    return _listening(address, _tcp_by_port(ports))
 
 
 def is_local(address: TcpAddress | UnixAddress) -> bool:
@@ -78,8 +75,10 @@ def _listening(
 ) -> Listening:
     match address:
         case TcpAddress(_, port):
+            if port not in tcp:  # a thousand times in a row, where a thousand wait
+                return NOBODY
             hosts = address.loopback | _WILDCARDS
-            return frozenset(inode for host, inode in tcp.get(port, ()) if host in hosts)
+            return frozenset(inode for host, inode in tcp[port] if host in hosts)
         case UnixAddress(path):
             try:
                 status = os.stat(path)
@@ -90,9 +89,9 @@ def _listening(
             return frozenset({(status.st_dev, status.st_ino, status.st_ctime_ns)})
 
 
-def _tcp_by_port() -> dict[int, list[tuple[str, int]]]:
-    ports: dict[int, list[tuple[str, int]]] = {}
-    for row in tcp_listeners():
+def _tcp_by_port(ports: AbstractSet[int]) -> dict[int, list[tuple[str, int]]]:
+    found: dict[int, list[tuple[str, int]]] = {}
+    for row in tcp_listeners(ports) if ports else ():
         host, port = row.local
-        ports.setdefault(port, []).append((host, row.inode))
-    return ports
+        found.setdefault(port, []).append((host, row.inode))
+    return found

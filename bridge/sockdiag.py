@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -23,6 +24,7 @@ _NLMSGHDR = struct.Struct("=LHHLL")
 _INET_REQUEST = struct.Struct("=BBBBL")
 _SOCKID = struct.Struct("=2s2s16s16sL8s")
 _INET_ANSWER = struct.Struct("=BBBB")
+_SPORT = struct.Struct("!H")  # the first of a sockid
 _INET_REST = struct.Struct("=LLLLL")
 _NO_COOKIE = b"\xff" * 8
 # unix_diag_req and unix_diag_msg (linux/unix_diag.h).
@@ -85,15 +87,14 @@ def find_tcp(local: Endpoint, remote: Endpoint) -> TcpSocket | None:
     return next((row for row in rows if row.state != TcpState.LISTEN), None)
 
 
-def tcp_listeners() -> list[TcpSocket]:
-    """All listening sockets."""
-    return _dump(1 << TcpState.LISTEN)
+def tcp_listeners(ports: AbstractSet[int]) -> list[TcpSocket]:
+    """All sockets that listen on one of ``ports``."""
+    return _dump(1 << TcpState.LISTEN, ports)
 
 
 def connected_to(port: int) -> list[TcpSocket]:
     """The sockets that local servers on ``port`` have accepted or queued."""
-    rows = _dump(1 << TcpState.ESTABLISHED | 1 << TcpState.CLOSE_WAIT, port)
-    return [row for row in rows if row.local[1] == port]
+    return _dump(1 << TcpState.ESTABLISHED | 1 << TcpState.CLOSE_WAIT, {port})
 
 
 def unix_peer_accepted(fd: int) -> bool | None:
@@ -155,21 +156,27 @@ class _NoSockDiagError(Exception):
     """The kernel does not answer such questions here."""
 
 
-def _dump(states: int, port: int = 0) -> list[TcpSocket]:
-    sockid = _SOCKID.pack(_port(port), b"", b"", b"", 0, _NO_COOKIE)
+def _dump(states: int, ports: AbstractSet[int]) -> list[TcpSocket]:
+    # The kernel can choose by one port; of what it lists in vain only the port is decoded.
+    one = next(iter(ports)) if len(ports) == 1 else 0
+    sockid = _SOCKID.pack(_port(one), b"", b"", b"", 0, _NO_COOKIE)
     try:
         return [
             row
             for family in (socket.AF_INET, socket.AF_INET6)
-            for row in _inet(family, sockid, _NLM_F_REQUEST | _NLM_F_DUMP, states)
+            for row in _inet(family, sockid, _NLM_F_REQUEST | _NLM_F_DUMP, states, ports)
         ]
     except _NoSockDiagError:
-        return [row for row in _proc_net() if 1 << row.state & states]
+        return [row for row in _proc_net() if 1 << row.state & states and row.local[1] in ports]
 
 
-def _inet(family: int, sockid: bytes, flags: int, states: int) -> Iterator[TcpSocket]:
+def _inet(
+    family: int, sockid: bytes, flags: int, states: int, ports: AbstractSet[int] | None = None
+) -> Iterator[TcpSocket]:
     request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states) + sockid
     for message in _ask(request, flags):
+        if ports is not None and _SPORT.unpack_from(message, _INET_ANSWER.size)[0] not in ports:
+            continue
         answered_family, state, _, _ = _INET_ANSWER.unpack_from(message)
         sport, dport, src, dst, _, _ = _SOCKID.unpack_from(message, _INET_ANSWER.size)
         rest = _INET_REST.unpack_from(message, _INET_ANSWER.size + _SOCKID.size)

@@ -84,8 +84,12 @@ def test_no_connection_is_none_and_not_the_listener(
 def test_listeners_are_listed(source: str, pair: tuple[socket.socket, socket.socket]) -> None:
     listener, _ = pair
     inode = os.fstat(listener.fileno()).st_ino
-    (row,) = [row for row in sockdiag.tcp_listeners() if row.inode == inode]
-    assert row.local == listener.getsockname()[:2]
+    (_, port) = own = listener.getsockname()[:2]
+    for ports in ({port}, {port, 1}, {port, 1, 2}):  # asked for alone, and chosen from all
+        rows = sockdiag.tcp_listeners(ports)
+        assert {row.local[1] for row in rows} == {port}
+        assert [row.local for row in rows if row.inode == inode] == [own]
+    assert sockdiag.tcp_listeners({1, 2}) == []
 
 
 def test_unix_peer(tmp_path: Path) -> None:
