@@ -167,15 +167,10 @@ _IAC, _DO, _DONT, _WILL, _WONT, _BINARY = 255, 253, 254, 251, 252, 0
 def _settle(client: socket.socket) -> None:
     """Agree to binary both ways, to what the server does, and to nothing else (RFC 854, 856)."""
     client.sendall(bytes([_IAC, _DO, _BINARY, _IAC, _WILL, _BINARY]))
-    client.settimeout(0.5)
-    said = b""
-    try:
-        while more := client.recv(4096):
-            said += more
-    except TimeoutError:
-        pass
     answers = {_WILL: _DO, _DO: _WONT}
+    said, deadline = b"", time.monotonic() + 0.5
+    while select.select([client], [], [], max(0, deadline - time.monotonic()))[0]:
+        said += client.recv(4096)
     for i in range(len(said) - 2):
         if said[i] == _IAC and said[i + 1] in answers and said[i + 2] != _BINARY:
             client.sendall(bytes([_IAC, answers[said[i + 1]], said[i + 2]]))
-    client.settimeout(None)

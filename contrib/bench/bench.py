@@ -21,6 +21,8 @@ import flood
 import idle
 import keys
 import neighbour
+import paste
+import wakeups
 from clients import versions
 from table import Report, Table, summary
 
@@ -31,6 +33,8 @@ PARTS: dict[str, Callable[[int, float], Report]] = {
     "keys": keys.run,
     "neighbour": neighbour.run,
     "fanout": fanout.run,
+    "wakeups": wakeups.run,
+    "paste": paste.run,
     "idle": idle.run,
 }
 

@@ -37,6 +37,11 @@ _SCHEMES = {
     (False, "unix"): "unix",
 }
 
+# Between the machine and its chardev.
+UART = ("-serial", "chardev:c")
+MONITOR = ("-mon", "chardev=c")
+VIRTIO = ("-device", "virtio-serial", "-device", "virtconsole,chardev=c")
+
 
 def free_port() -> int:
     """A loopback port that nobody has just now, nor will get by asking for any.
@@ -67,11 +72,13 @@ class Qemu:
         tls: Path | None = None,
         verify_peer: bool = False,
         monitor: bool = False,
+        virtio: bool = False,
         name: str = "vm",
     ) -> None:
         """``tls`` is a directory with the server's certificates.
 
-        ``monitor`` puts QEMU's own at the console, which reads whatever it is sent.
+        ``monitor`` puts QEMU's own at the console, which reads whatever it is sent;
+        ``virtio`` a virtio console in place of the UART.
         """
         self._directory = directory
         self._user = user
@@ -95,16 +102,22 @@ class Qemu:
             *("-name", name, "-accel", "tcg", "-nodefaults", "-display", "none"),
             *credentials,
             *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
-            *(("-mon", "chardev=c") if monitor else ("-serial", "chardev:c")),
+            *(MONITOR if monitor else VIRTIO if virtio else UART),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
             *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
         ]
+        if virtio:
+            self._command = [
+                word.replace("console=ttyS0", "console=hvc0") for word in self._command
+            ]
         self._start()
 
     def _machine(self, guest: str, linux: Path | None, more: str) -> list[str]:
         if linux is not None:
             kernel = ["-kernel", str(linux / "vmlinuz"), "-initrd", str(linux / "initrd")]
             return ["-m", "256", *kernel, "-append", f"console=ttyS0 {more}"]
+        if guest == "ipxe":  # on the serial port, by way of the firmware's text console
+            return ["-m", "32", "-machine", "graphics=off", "-device", "e1000", "-boot", "n"]
         sector = self._directory / f"{guest}.img"
         code = bytes.fromhex(SECTORS[guest])
         sector.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
