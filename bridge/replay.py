@@ -29,11 +29,6 @@ _CHARACTER = r"""(?:
 _BEGUN_CHARACTER = r"""(?:
     [\xc2-\xf4] | \xe0[\xa0-\xbf] | [\xe1-\xec\xee\xef][\x80-\xbf] | \xed[\x80-\x9f]
   | (?: \xf0[\x90-\xbf] | [\xf1-\xf3][\x80-\xbf] | \xf4[\x80-\x8f] ) [\x80-\xbf]? )\Z"""
-# To a terminal that was started without a UTF-8 locale, these begin a CSI or a string: the
-# Czech "věc" has a CSI c in it, to which minicom and screen answer then.  A CAN behind the
-# character ends that and is invisible to all others.  (Nothing helps against 0x9a, DECID;
-# of the terminals that we have tried, none answers to it in that form.)
-_AMBIGUOUS_CHARACTER = r"[\xc2-\xf4] [\x80-\xbf]* [\x90\x98\x9b\x9d-\x9f] [\x80-\xbf]*"
 
 # The begin of each kind of sequence: all but the last byte or, of a string, its terminator.
 # Each byte can be read in one way only, so that what does not match fails in linear time.
@@ -51,8 +46,8 @@ def _compile(pattern: str) -> re.Pattern[bytes]:
     return re.compile(pattern.encode(), re.VERBOSE | re.DOTALL)
 
 
-# A piece at a time.  A sequence without its end was aborted, or is
-# where the past ends.
+# The past, a piece at a time.  A sequence without its last byte was aborted, or is where
+# the past ends.
 _PIECE = _compile(rf"""
     (?P<text> (?: [{_OBEYED}\x20-\x7e]++ | {_CHARACTER} )+ )
   | (?P<string> {_OSC} (?: \x07 | \x1b\\ | \xc2?\x9c | \x1b\Z )?
@@ -63,8 +58,13 @@ _BEGUN = _compile(_BEGUN_CHARACTER)
 _UNFINISHED = _compile(
     rf"(?: {_OSC} \x1b? | {_OTHER_STRING} \x1b? | {_CSI} | {_ESC} | {_BEGUN_CHARACTER} )\Z"
 )
-_AMBIGUOUS = _compile(_AMBIGUOUS_CHARACTER)
 _WITHIN_ESC = _compile(rf"\x1b[{_EXECUTED}]+")
+
+# To a terminal that was started without a UTF-8 locale, these begin a CSI or a string: the
+# Czech "věc" has a CSI c in it, to which minicom and screen answer then.  A CAN behind the
+# character ends that, and no terminal that we have tried shows it.  (Nothing helps against
+# 0x9a, DECID; none of them answers to it in that form.)
+_AMBIGUOUS = _compile(r"[\xc2-\xf4] [\x80-\xbf]* [\x90\x98\x9b\x9d-\x9f] [\x80-\xbf]*")
 
 # Modes that change how the screen looks, or what keys and mouse send when they are used.
 # Not among them: reports that begin by themselves (1004 focus, 2031 colours, 2048 size),
@@ -114,8 +114,8 @@ def replay(past: bytes, *, cut: bool) -> bytes:
     end = len(past) - unfinished(past)
     shown = _PIECE.sub(_harmless, past[:end])
     if _BEGUN.search(shown, max(0, len(shown) - 3)):
-        # A byte that is no UTF-8, now before another one: something between them was left
-        # out.  They must not become a character.
+        # A byte that is no UTF-8, and what was behind it is left out: with what comes next
+        # it must not become a character.
         shown += b"\0"
     return shown + past[end:].translate(_TO_NUL)
 
