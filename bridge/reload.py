@@ -23,10 +23,11 @@ class Reloaded:
             "added": self.added,
             "removed": self.removed,
             "changed": self.changed,
+            "changed of [service]": self.service,
             "failed": self.errors,
         }
-        said = [f"{len(names)} {what}" for what, names in counts.items() if names]
-        return ", ".join(said + self.service) or "nothing has changed"
+        said = (f"{len(names)} {what}" for what, names in counts.items() if names)
+        return ", ".join(said) or "nothing has changed"
 
 
 @dataclass(frozen=True, slots=True)

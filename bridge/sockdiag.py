@@ -87,8 +87,8 @@ def find_tcp(local: Endpoint, remote: Endpoint) -> TcpSocket | None:
     return next((row for row in rows if row.state != TcpState.LISTEN), None)
 
 
-def tcp_listeners(ports: AbstractSet[int]) -> list[TcpSocket]:
-    """All sockets that listen on one of ``ports``."""
+def tcp_listeners(ports: AbstractSet[int] | None = None) -> list[TcpSocket]:
+    """All sockets that listen on one of ``ports``, by default on any."""
     return _dump(1 << TcpState.LISTEN, ports)
 
 
@@ -156,9 +156,9 @@ class _NoSockDiagError(Exception):
     """The kernel does not answer such questions here."""
 
 
-def _dump(states: int, ports: AbstractSet[int]) -> list[TcpSocket]:
+def _dump(states: int, ports: AbstractSet[int] | None) -> list[TcpSocket]:
     # The kernel can choose by one port; of what it lists in vain only the port is decoded.
-    one = next(iter(ports)) if len(ports) == 1 else 0
+    one = next(iter(ports)) if ports is not None and len(ports) == 1 else 0
     sockid = _SOCKID.pack(_port(one), b"", b"", b"", 0, _NO_COOKIE)
     try:
         return [
@@ -167,7 +167,11 @@ def _dump(states: int, ports: AbstractSet[int]) -> list[TcpSocket]:
             for row in _inet(family, sockid, _NLM_F_REQUEST | _NLM_F_DUMP, states, ports)
         ]
     except _NoSockDiagError:
-        return [row for row in _proc_net() if 1 << row.state & states and row.local[1] in ports]
+        return [
+            row
+            for row in _proc_net()
+            if 1 << row.state & states and (ports is None or row.local[1] in ports)
+        ]
 
 
 def _inet(

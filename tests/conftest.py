@@ -9,6 +9,7 @@ reason, but nothing may be skipped where CI=true.
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The service heeds HUP unless it is started with HUP ignored, as under nohup(1).
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # No deadline for a single example: the machine may be busy.
     busy = [HealthCheck.too_slow]
     settings.register_profile("short", deadline=None, suppress_health_check=busy)
