@@ -286,7 +286,8 @@ class _Channel(FdChannel):
         For so leave those who have a serial line in mind, ttybridge among them, and then
         wait for our end.
         """
-        self.scope.deadline = trio.current_time() + CLOSE_LIMIT
+        limit = trio.current_time() + CLOSE_LIMIT
+        self.scope.deadline = min(self.scope.deadline, limit)  # asked again and again
         return not self.codec.over
 
 
