@@ -5,8 +5,8 @@ The architecture is the list of modules.  A module imports only from levels belo
 
 level  modules                        what they are
 0      errors printable codec         what can go wrong; text made safe to print; the face of
-       handover                       what stands between a client and the bytes; what one
-                                      process leaves to the next
+       handover echo                  what stands between a client and the bytes; what one
+                                      process leaves to the next; bytes found again in output
 1      url scrollback pacing guard    pure: an address, the ring of past output, the clocking
        telnet replay states manners   of input, the shape of a client's first read, telnet,
        guest dbus unit protocol       what a newcomer is shown and told, the demo's machine,

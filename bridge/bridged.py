@@ -31,7 +31,7 @@ from bridge.handover import Bag, Ending, Left, Record
 from bridge.listeners import Listeners
 from bridge.logs import Logs
 from bridge.manners import Kind, Manners
-from bridge.pacing import Input, Pacer
+from bridge.pacing import Clocking, Pacer
 from bridge.presence import Presence
 from bridge.printable import printable
 from bridge.pty import PtyEndpoint
@@ -142,7 +142,7 @@ class BridgedConsole:
             settings.name,
             str(settings.url),
             scrollback=settings.scrollback,
-            pacer=Pacer(settings.clocking),
+            pacer=Pacer(*settings.clocking),
             on_state=self._on_state,
             on_break=self._break,
         )
@@ -286,8 +286,8 @@ class BridgedConsole:
                 manners = s.manners(Kind.PTY, writable=writable)
                 yield _Plan(name, True, partial(self._make_pty, name, link, manners), manners)
 
-    def _make_upstream(self, reach: Reach, clocking: Input) -> _Part:
-        self.console.pacer = Pacer(clocking)
+    def _make_upstream(self, reach: Reach, clocking: Clocking) -> _Part:
+        self.console.pacer = Pacer(*clocking)
         upstream = Upstream(self.console, reach, self._common.listeners, self._warn)
         if left := self._left_of("upstream"):
             upstream.restore(*left)

@@ -23,12 +23,12 @@ from bridge.access import (
 )
 from bridge.errors import BridgeError, ConfigError, UsageError
 from bridge.manners import Kind, Manners
-from bridge.pacing import Input
+from bridge.pacing import MAX_RATE, RATE, WINDOW, Clocking, Input
 from bridge.printable import printable
 from bridge.scrollback import MAX_CAPACITY, MIN_CAPACITY
 from bridge.url import ALLOWED as ALLOWED_URL
 from bridge.url import UpstreamUrl
-from bridge.values import ANY_PORT, Key, boolean, file, number, port, size
+from bridge.values import ANY_PORT, Key, Version, boolean, file, number, port, size, version
 
 ALLOWED_NAME = "1 to 64 of A-Z a-z 0-9 . _ - of which the first is a letter or digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -39,6 +39,9 @@ MAX_REPLAY = 1 << 20
 # A log's file is not rotated amid what is written at once, nor compressed for minutes.
 MIN_LOG, MAX_LOG = 64 << 10, 1 << 30
 MAX_KEPT = 1000
+
+# From here on QEMU's websocket takes no more than the guest reads (commit 038b4217884c).
+LOSSLESS_QEMU = (9, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +69,20 @@ class ConsoleSettings:
     log_keep: int = 5
     """How many rotated ones are kept."""
     input: Input = Input.AUTO
+    window: int = WINDOW
+    rate: int = RATE
+    qemu: Version | None = None
+    """The server's version, where it is known."""
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The table of TOML that says all of this, but for ports of the command line."""
     access: Access = field(default_factory=Access)
 
     @property
-    def clocking(self) -> Input:
-        """``input`` as it is meant for this upstream."""
-        return Input.DIRECT if self.input is Input.AUTO and self.url.lossless else self.input
+    def clocking(self) -> Clocking:
+        """How input is clocked; ``auto`` as it is meant for this upstream."""
+        lossless = self.url.lossless or (self.qemu is not None and self.qemu >= LOSSLESS_QEMU)
+        chosen = Input.DIRECT if self.input is Input.AUTO and lossless else self.input
+        return Clocking(chosen, self.window, self.rate)
 
     def manners(self, kind: Kind, *, writable: bool = True) -> Manners:
         """How those are treated who attach by an endpoint of ``kind``."""
@@ -129,6 +138,9 @@ KEYS: Mapping[str, Key] = {
     "log_size": Key(size(MIN_LOG, MAX_LOG), 'a number of bytes or "10MiB": from 64 KiB to 1 GiB'),
     "log_keep": Key(number(0, MAX_KEPT), f"a number from 0 to {MAX_KEPT}"),
     "input": Key(Input, " or ".join(f'"{choice.value}"' for choice in Input)),
+    "window": Key(number(1, WINDOW), f"a number of bytes from 1 to {WINDOW}"),
+    "rate": Key(number(1, MAX_RATE), f"bytes per second, from 1 to {MAX_RATE}"),
+    "qemu": Key(version, 'a version, as "10.0" or "7.2.22"'),
     "ca": Key(parse_path, ALLOWED_PATH),
     "cert": Key(parse_path, ALLOWED_PATH),
     "key": Key(parse_path, ALLOWED_PATH),

@@ -6,7 +6,9 @@ since a guest may be descheduled for any length of it; but an echo proves that t
 has read.  So at most a window of bytes is in flight until the guest has echoed them.
 
 - The window starts at 1 (a guest may have no FIFO: firmware, boot loaders), doubles to 16
-  while echoes come, and falls back to 1 when one does not.
+  once some bytes have been echoed one by one, and falls back to 1 when an echo fails to
+  come.  A guest without a FIFO loses one byte of the first two that go together, and
+  then gets a thousand one by one before that is tried again.
 - Only a *contiguous run* of the bytes in flight found in the output is an echo: 4 of them,
   or all that are in flight.  Taking any output, or a scattered match, for an echo lost
   input beside background output (1561 and 21 of 4096 bytes).
@@ -23,20 +25,38 @@ import enum
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from bridge.echo import SEEN, find_echo
 
 WINDOW = 16  # bytes: the FIFO of a 16550A
-RUN = 4  # bytes in a row that prove an echo beside other output
+# Bytes echoed one by one before two may go together: from a guest that is not known; from
+# one that has shown its FIFO, after a silence in which another may have taken its place
+# (a reboot cannot be seen); and from one that seems to have lost a byte of the first two.
+SINGLES_UNKNOWN = 64
+SINGLES_KNOWN = 16
+SINGLES_LOST = 1024
+FIFO = 8  # a window this wide is not reached without one
 # A keystroke is what is pending when it is no more than this: a key, an escape sequence, a
 # terminal's answer to a query (ESC[24;100R).
 KEYSTROKE = 16
 KEYSTROKE_WAIT = 0.010
+ARROW = 4  # bytes that go at that pace to a guest that has not echoed yet
+# A receiver without FIFO holds one byte and QEMU, which asks it first, leaves another in
+# the socket; of two in the socket one is lost.
+WITHOUT_FIFO = 2
 UNECHOED_WAIT = 0.050  # until the first byte of a burst counts as not echoed
 ECHOED_WAIT = 1.0  # until a gap in a burst that was being echoed counts as a miss
 SILENCE = 1.0  # after which a new burst begins with the smallest window
-TIMED_BYTES = 8  # lost nothing on Linux at one such portion per TIMED_INTERVAL
+RATE = 800  # bytes per second: 8 per interval lost nothing on Linux
+MAX_RATE = 100_000
 TIMED_INTERVAL = 0.010
-TIMED_PROBES = 10  # portions of one byte before those: the echo may only be late
+# Before that, single bytes, and seldom: the echo may only be late.  A host that is busy
+# shows the first one after 150 ms or more; iPXE, which looks at its port with the BIOS's
+# clock, after 100.
+PROBES = 10
+PROBE_INTERVAL = 0.050
 FRAME = 1024  # bytes in direct mode: above 4088 QEMU's TLS stalls, and one send must take all
 
 # Within an escape sequence (ECMA-48, 5.4; SS3).  A guest takes an ESC that comes alone for
@@ -45,8 +65,6 @@ FRAME = 1024  # bytes in direct mode: above 4088 QEMU's TLS stalls, and one send
 _UNFINISHED = re.compile(rb"\x1b(?:\[[\x20-\x3f]*|O)?\Z")
 _LONGEST_SEQUENCE = 32
 
-# Output kept to find an echo that arrives in pieces; longer than any window's echo.
-_SEEN = 256
 # Bytes remembered when the clock sends them, to recognise an echo that returns.
 _MEMORY = 64
 
@@ -68,7 +86,7 @@ class Mode(enum.Enum):
     DIRECT = "direct"
 
 
-# QEMU's version cannot be seen on the wire, so `auto` is what is safe everywhere.
+# Of a server that nothing is known of; a websocket does not show QEMU's version.
 _FIRST_MODE = {
     Input.AUTO: Mode.ECHO,
     Input.ECHO: Mode.ECHO,
@@ -77,17 +95,59 @@ _FIRST_MODE = {
 }
 
 
+class Clocking(NamedTuple):
+    """What the settings say of a console's input."""
+
+    input: Input = Input.AUTO
+    window: int = WINDOW
+    """Bytes in flight at most, 1 to WINDOW."""
+    rate: int = RATE
+    """Bytes per second where the clock clocks, 1 to MAX_RATE."""
+
+
+@dataclass(slots=True)
+class _Counts:
+    sent: int = 0
+    echoed: int = 0
+    misses: int = 0
+    timed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The state now, and what has happened since the connection was made."""
+
+    mode: Mode
+    window: int
+    in_flight: int
+    sent: int
+    """Bytes."""
+    echoed: int
+    """Bytes of them that are proved to have been read."""
+    misses: int
+    """How often an echo failed to come where it had come before."""
+    timed: int
+    """How often nothing was echoed and the clock took over."""
+
+
 class Pacer:
     """Ask ``allowance``, report what was ``sent`` and what came as ``output``."""
 
-    def __init__(self, setting: Input = Input.AUTO) -> None:
+    def __init__(self, setting: Input = Input.AUTO, window: int = WINDOW, rate: int = RATE) -> None:
+        assert 1 <= window <= WINDOW
+        assert 1 <= rate <= MAX_RATE
         self._setting = setting
+        self._most = window
+        self._portion = max(1, min(window, round(rate * TIMED_INTERVAL)))
+        self._interval = self._portion / rate
         self.reset()
 
     def reset(self) -> None:
         """Start anew, as after a connection: nothing in flight, nothing known of the guest."""
         self.mode = _FIRST_MODE[self._setting]
         self.window = 1
+        self._singles = SINGLES_UNKNOWN  # bytes still to be echoed one by one
+        self._fifo = False  # the guest has shown that it has one
         self._in_flight = b""
         self._echoed = False  # anything, in this burst
         self._seen = b""  # output since the oldest byte in flight, without what was matched
@@ -95,12 +155,15 @@ class Pacer:
         self._tail = b""  # the last bytes sent
         self._last_sent = -math.inf
         self._progress = -math.inf  # the time of the last send into an idle line, or echo
+        self._counts = _Counts()
 
     def state(self, now: float) -> dict[str, Any]:
         """All but the setting, for a process that goes on in this one's place."""
         return {
             "mode": self.mode.value,
             "window": self.window,
+            "singles": self._singles,
+            "fifo": self._fifo,
             "in_flight": self._in_flight.hex(),
             "echoed": self._echoed,
             "seen": self._seen.hex(),
@@ -108,16 +171,22 @@ class Pacer:
             "tail": self._tail.hex(),
             "since_sent": min(now - self._last_sent, SILENCE),
             "since_progress": min(now - self._progress, SILENCE),
+            "counts": asdict(self._counts),
         }
 
     def restore(self, state: Mapping[str, Any], now: float) -> None:
         """Go on from ``state``, by this process's clock."""
         self.mode, self.window = Mode(state["mode"]), state["window"]
+        self._singles, self._fifo = state["singles"], state["fifo"]
         self._in_flight = bytes.fromhex(state["in_flight"])
         self._echoed, self._probes = state["echoed"], state["probes"]
         self._seen, self._tail = bytes.fromhex(state["seen"]), bytes.fromhex(state["tail"])
         self._last_sent = now - state["since_sent"]
         self._progress = now - state["since_progress"]
+        self._counts = _Counts(**state["counts"])
+
+    def statistics(self) -> Statistics:
+        return Statistics(self.mode, self.window, len(self._in_flight), **asdict(self._counts))
 
     def allowance(self, now: float, pending: int) -> int:
         """How many of ``pending`` bytes may be sent at time ``now``."""
@@ -126,8 +195,8 @@ class Pacer:
             case Mode.DIRECT:
                 room = FRAME
             case Mode.TIMED:
-                due = now >= self._last_sent + TIMED_INTERVAL
-                room = (1 if self._probes else TIMED_BYTES) if due else 0
+                due = now >= self._last_sent + self._pause(pending)
+                room = (1 if self._probes else self._portion) if due else 0
             case Mode.ECHO:
                 room = max(self.window - len(self._in_flight), self._keystroke_room(now, pending))
         return min(room, pending)
@@ -140,14 +209,21 @@ class Pacer:
             case Mode.DIRECT:
                 return math.inf
             case Mode.TIMED:
-                return self._last_sent + TIMED_INTERVAL
+                return self._last_sent + self._pause(pending)
             case Mode.ECHO:
-                urgent = self._is_keystroke(pending) and len(self._in_flight) < WINDOW
+                urgent = self._is_keystroke(pending) and len(self._in_flight) < self._limit(pending)
                 wait = self._last_sent + KEYSTROKE_WAIT if urgent else math.inf
                 return min(self._expiry, wait)
 
+    @property
+    def in_sequence(self) -> bool:
+        """What was sent last is the beginning of an escape sequence: nothing may come between."""
+        return _UNFINISHED.search(self._tail) is not None
+
     def sent(self, data: bytes, now: float) -> None:
         """Report that ``data`` went to the guest."""
+        self._counts.sent += len(data)
+        self._tail = (self._tail + data)[-_LONGEST_SEQUENCE:]
         if self.mode is Mode.DIRECT:
             return
         if not self._in_flight:
@@ -158,7 +234,6 @@ class Pacer:
             # Not a window, only what a returning echo is recognised by.
             self._in_flight = self._in_flight[-_MEMORY:]
             self._probes = max(0, self._probes - 1)
-        self._tail = (self._tail + data)[-_LONGEST_SEQUENCE:]
         self._last_sent = now
 
     def output(self, data: bytes, now: float) -> None:
@@ -173,8 +248,8 @@ class Pacer:
                 break
             seen = seen[end:]
             self._in_flight = self._in_flight[count:]
-            self._credit(now)
-        self._seen = seen[-_SEEN:]
+            self._credit(count, now)
+        self._seen = seen[-SEEN:]
 
     @property
     def _expiry(self) -> float:
@@ -182,12 +257,17 @@ class Pacer:
             return math.inf
         return self._progress + (ECHOED_WAIT if self._echoed else UNECHOED_WAIT)
 
-    def _credit(self, now: float) -> None:
+    def _credit(self, count: int, now: float) -> None:
+        self._counts.echoed += count
         if self.mode is Mode.TIMED:
             if self._setting is Input.PACED:
                 return
             self.mode = Mode.ECHO
-        self.window = min(2 * self.window, WINDOW)
+        if self._singles > 0:
+            self._singles -= count
+        else:
+            self.window = min(2 * self.window, self._most)
+            self._fifo = self._fifo or self.window >= FIFO
         self._echoed = True
         self._progress = now
 
@@ -195,100 +275,43 @@ class Pacer:
         """Move on where an echo is overdue, or where a new burst begins."""
         if self.mode is Mode.ECHO and now >= self._expiry:
             if self._echoed:  # a miss: count them lost or swallowed, go on carefully
-                self._in_flight, self._echoed, self.window = b"", False, 1
+                self._counts.misses += 1
+                lost = 2 <= self.window < FIFO and len(self._in_flight) > 1
+                self._begin_burst(SINGLES_LOST if lost else SINGLES_KNOWN)
             else:  # nothing at all: nobody echoes, or only late
-                self.mode, self._probes = Mode.TIMED, TIMED_PROBES
+                self._counts.timed += 1
+                self.mode, self._probes = Mode.TIMED, PROBES
         if now >= max(self._last_sent, self._progress) + SILENCE:
-            self._in_flight, self._echoed, self.window = b"", False, 1
+            self._begin_burst(SINGLES_KNOWN if self._fifo else SINGLES_UNKNOWN)
             self.mode = _FIRST_MODE[self._setting]
 
+    def _begin_burst(self, singles: int) -> None:
+        self._in_flight, self._echoed, self.window = b"", False, 1
+        self._singles = max(self._singles, singles)
+
+    def _pause(self, pending: int) -> float:
+        """Seconds between two portions by the clock."""
+        if not self._probes:
+            return self._interval
+        careful = pending > ARROW and not self.in_sequence
+        return PROBE_INTERVAL if careful else TIMED_INTERVAL
+
     def _keystroke_room(self, now: float, pending: int) -> int:
-        room = WINDOW - len(self._in_flight)
+        room = self._limit(pending) - len(self._in_flight)
         if room <= 0 or not self._is_keystroke(pending):
             return 0
         opened = self.window > 1  # this burst has been echoed so far
-        if opened and self._in_sequence:
+        if opened and self.in_sequence:
             return room
         if now < self._last_sent + KEYSTROKE_WAIT:
             return 0
         return room if opened else 1
 
+    def _limit(self, pending: int) -> int:
+        """How many bytes of keystrokes may be unechoed."""
+        known = self.window > 1 or self.in_sequence
+        unheard = not self._echoed and pending <= ARROW
+        return self._most if known or unheard else min(WITHOUT_FIFO, self._most)
+
     def _is_keystroke(self, pending: int) -> bool:
-        return pending <= KEYSTROKE or self._in_sequence
-
-    @property
-    def _in_sequence(self) -> bool:
-        return _UNFINISHED.search(self._tail) is not None
-
-
-def find_echo(output: bytes, in_flight: bytes) -> tuple[int, int]:
-    """Find an echo of bytes in flight in ``output``.
-
-    Returns how many of them are proved to have been read, and where in ``output`` the
-    proof ends; (0, 0) where there is none.  A UART keeps order, so a run from the middle
-    (what is before it was not echoed, or is torn apart by an editor's line wrap) proves
-    all that was sent before it, too.
-    """
-    for skipped in range(max(1, len(in_flight) - RUN + 1)):
-        count, end = _find_run(output, in_flight[skipped:])
-        if count:
-            return skipped + count, end
-    return 0, 0
-
-
-def _find_run(output: bytes, run: bytes) -> tuple[int, int]:
-    """Find where ``output`` echoes at least RUN bytes of ``run`` from its start, or all of it."""
-    enough = min(RUN, len(run))
-    if _is_literal(run[:enough]):
-        at = output.find(run[:enough])
-        return _match(output, at, run) if at >= 0 else (0, 0)
-    # Not found at C speed; in a flood only the latest output is looked through.
-    for at in range(max(0, len(output) - _SEEN), len(output)):
-        count, end = _match(output, at, run)
-        if count >= enough:
-            return count, end
-    return 0, 0
-
-
-def _match(output: bytes, at: int, run: bytes) -> tuple[int, int]:
-    """Match bytes of ``run`` one after the other from ``at``: (how many, where that ends).
-
-    A byte has several forms, of which one may begin another (CR is echoed as CR LF or as
-    CR), so all the ways to match are followed at once; there are hardly ever two.  Where
-    they leave a choice, fewer bytes are taken to explain the same output: to count one
-    that was not echoed would be to send too much.
-    """
-    ways = {at}
-    best = (at, 0)  # the end, and minus the count
-    for count, byte in enumerate(run, 1):
-        ways = {
-            end + len(form) for end in ways for form in _FORMS[byte] if output.startswith(form, end)
-        }
-        if not ways:
-            break
-        best = max(best, (max(ways), -count))
-    return -best[1], best[0]
-
-
-def _is_literal(data: bytes) -> bool:
-    return all(len(_FORMS[byte]) == 1 for byte in data)
-
-
-def _forms(byte: int) -> tuple[bytes, ...]:
-    raw = bytes([byte])
-    match byte:
-        case 0x0D | 0x0A:
-            return b"\r\n", b"\r", b"\n"
-        case 0x08:
-            return b"\b \b", b"^H", raw
-        case 0x7F:
-            return b"\b \b", b"^?", raw
-        case _ if byte < 0x20:
-            return raw, b"^" + bytes([byte + 0x40])
-        case _:
-            return (raw,)
-
-
-# How a guest may echo a byte: a line's end as CR LF (termios ONLCR), an erase as what
-# erases on a screen, another control byte as itself or as ^X (ECHOCTL).
-_FORMS = tuple(_forms(byte) for byte in range(256))
+        return pending <= KEYSTROKE or self.in_sequence

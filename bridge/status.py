@@ -6,6 +6,7 @@
 import os
 import time
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from bridge import __version__
@@ -30,7 +31,7 @@ def console_status(bridged: BridgedConsole) -> dict[str, Any]:
     """Everything about one console; positions and sizes in bytes, times in epoch seconds."""
     console = bridged.console
     place = bridged.place
-    pacer = console.pacer
+    paced = console.pacer.statistics()
     return {
         "name": place.name,
         "state": place.state,
@@ -49,7 +50,7 @@ def console_status(bridged: BridgedConsole) -> dict[str, Any]:
             for a in console.readers
             if isinstance(a, Attachment)
         ],
-        "input": {"mode": pacer.mode.value, "window": pacer.window, "waiting": console.pending},
+        "input": {**asdict(paced), "mode": paced.mode.value, "waiting": console.pending},
         "bytes": {
             "from_guest": console.scrollback.end,
             "to_guest": console.counts.sent,

@@ -10,7 +10,10 @@ from bridge.access import parse_path
 
 ANY_PORT = 0
 
+Version = tuple[int, int]
+
 _SIZE = re.compile(r"([0-9]{1,12}) ?(|KiB|MiB|GiB)")
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(\.[0-9]+)*")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -57,6 +60,14 @@ def size(least: int, most: int) -> Callable[[object], int]:
         return number(least, most)(int(match[1]) * _UNITS[match[2]])
 
     return read
+
+
+def version(value: object) -> Version:
+    """Two numbers of what ``qemu-system-x86_64 --version`` says."""
+    match = _VERSION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError
+    return int(match[1]), int(match[2])
 
 
 def file(value: object) -> Path:

@@ -157,12 +157,38 @@ def test_what_a_server_shows_and_wants_to_see() -> None:
         ),
     )
     assert consoles[1].access == Access()  # a default that is not for its kind of URL
-    assert [c.clocking for c in consoles] == [
+    assert [c.clocking.input for c in consoles] == [
         Input.AUTO,
         Input.AUTO,
         Input.DIRECT,
         Input.PACED,
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "clocking"),
+    [
+        ("7.2.22", Input.AUTO),
+        ("8.2", Input.AUTO),
+        ("9.0", Input.DIRECT),
+        ("10.0", Input.DIRECT),
+    ],
+)
+def test_auto_is_direct_where_qemu_loses_nothing(version: str, clocking: Input) -> None:
+    text = f"""
+        [defaults]
+        qemu = "{version}"
+        [consoles.auto]
+        {URL}
+        window = 1
+        rate = 100
+        [consoles.told]
+        {URL}
+        input = "echo"
+    """
+    auto, told = parse(text, "f").consoles
+    assert auto.clocking == (clocking, 1, 100)
+    assert told.clocking.input is Input.ECHO
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.pacing import KEYSTROKE_WAIT, WINDOW, Input, Mode, Pacer, find_echo
+from bridge.echo import find_echo
+from bridge.pacing import (
+    KEYSTROKE_WAIT,
+    PROBE_INTERVAL,
+    PROBES,
+    SINGLES_UNKNOWN,
+    WINDOW,
+    Input,
+    Mode,
+    Pacer,
+)
 
 
 @dataclass
@@ -115,7 +126,7 @@ def test_without_echo_it_goes_by_the_clock() -> None:
     seconds = paste(pacer, guest, TEXT)
     assert guest.got == TEXT
     assert pacer.mode is Mode.TIMED
-    assert seconds < 0.1 + len(TEXT) / 8 * 0.011
+    assert seconds < 0.1 + PROBES * PROBE_INTERVAL + len(TEXT) / 8 * 0.011
 
 
 def test_a_returning_echo_clocks_again() -> None:
@@ -156,8 +167,9 @@ def test_an_escape_sequence_is_not_torn(sequence: bytes, window: int, behind: in
     """
     pacer, now, sent, times = Pacer(), 0.0, 0, []
     if window == 2:
-        pacer.sent(b"\r", now)
-        pacer.output(b"\r\n", now)
+        while pacer.window == 1:
+            pacer.sent(b"\r", now)
+            pacer.output(b"\r\n", now)
         assert pacer.window == 2
     data = sequence + b"x" * behind
     while sent < len(sequence):
@@ -171,6 +183,41 @@ def test_an_escape_sequence_is_not_torn(sequence: bytes, window: int, behind: in
     assert max((b - a for a, b in itertools.pairwise(times)), default=0) <= 0.011
     if window == 2:
         assert times[-1] == times[0]
+
+
+@pytest.mark.parametrize("window", [1, 16])
+def test_a_guest_without_a_fifo_costs_a_byte_now_and_then(window: int) -> None:
+    """Firmware: of two bytes that come together one is lost.  With ``window = 1`` none is."""
+    guest = Uart(fifo=1, latency=0.0005, cooked=False)
+    data = bytes(random.Random(0).randrange(32, 127) for _ in range(8000))
+    paste(Pacer(window=window), guest, data)
+    lost = len(data) - len(guest.got)
+    assert lost == 0 if window == 1 else 0 < lost < 30
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(100, 10.0), (800, 1.25), (4000, 0.25)])
+def test_a_rate_is_kept_where_the_clock_clocks(rate: int, seconds: float) -> None:
+    guest = Uart(echo=False, latency=0.0005)
+    took = paste(Pacer(Input.PACED, rate=rate), guest, bytes(1000))
+    assert guest.got == bytes(1000)
+    assert seconds * 0.9 < took < seconds * 1.2
+
+
+@given(st.integers(1, 16), st.binary(min_size=1, max_size=300), st.floats(0.0001, 0.04))
+def test_a_smaller_window_is_never_exceeded(window: int, data: bytes, latency: float) -> None:
+    guest = Uart(fifo=window, latency=latency)
+    paste(Pacer(window=window), guest, data)
+    assert guest.got == data
+
+
+def test_statistics_tell_what_happened() -> None:
+    pacer, guest = Pacer(), Uart(latency=0.001)
+    paste(pacer, guest, TEXT)
+    pacer.output(b"", 1.0)
+    told = pacer.statistics()
+    assert (told.mode, told.sent, told.misses, told.timed) == (Mode.ECHO, len(TEXT), 0, 0)
+    assert told.echoed + told.in_flight == told.sent
+    assert told.window == SINGLES_UNKNOWN // 4
 
 
 @pytest.mark.parametrize("rest", range(1, 17))
