@@ -50,6 +50,7 @@ def test_the_life_of_a_log(user: User, directory: Path) -> None:
         with Client(bridge.raw) as client:
             client.type(b"\x1b[31mred\x1b[m\r\nlogin: ")
             client.read_until(b"login: ")
+        eventually((directory / f"state/ttybridge/log/{NAME}.log").exists)
         shown = eventually(lambda: (s := lines(user)) and s[-1] == "| login: " and s)
         assert shown == [f"-- {NAME}: log begins", f"-- {NAME}: ONLINE", "| red", "| login: "]
         assert "| \x1b[31mred\x1b[m" in lines(user, "--raw")
@@ -60,6 +61,7 @@ def test_the_life_of_a_log(user: User, directory: Path) -> None:
         assert stat.S_IMODE(log.stat().st_mode) == 0o700
         assert stat.S_IMODE((log / f"{NAME}.log").stat().st_mode) == 0o600
         with Client(bridge.raw) as client:
+            bridge.process.send_signal(signal.SIGUSR2)  # another process goes on, amid the line
             client.type(b"root\r\n")
             client.read_until(b"root\r\n")
         vm.kill()
