@@ -120,7 +120,7 @@ class Transcript:
 
     def _short(self, data: bytes) -> bool:
         """Is no line longer than the file's may be?"""
-        end, left = 0, LINE_LIMIT - self.length
+        end, left = 0, max(LINE_LIMIT - self.length, 0)
         while end + left < len(data):
             if not (end := data.rfind(b"\n", end, end + left + 1) + 1):
                 return False

@@ -107,6 +107,13 @@ def test_long_lines_are_cut_before_a_blank_or_an_escape_sequence_if_one_comes_so
         assert len(line) <= LINE_LIMIT
 
 
+def test_a_line_beyond_its_limit_is_cut_whatever_comes_with_the_rest_of_it() -> None:
+    for length in range(LINE_LIMIT - 1, LINE_LIMIT + 600):
+        text, rest = b"y" * length, b"x" * 9000 + b"\nz"
+        assert written(text, rest) == written(text + rest), length
+        assert max(map(len, written(text, rest).split("\n"))) < LINE_LIMIT + 600
+
+
 @given(PIECES, st.data())
 def test_the_file_is_the_same_however_the_stream_is_cut(
     pieces: list[bytes], data: st.DataObject
