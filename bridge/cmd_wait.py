@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bridge import command
 from bridge.client import Client
 from bridge.errors import StartError, UsageError
+from bridge.manners import MAX_REPLAY
 from bridge.printable import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ TIMED_OUT = 124  # as timeout(1) has it
 
 # Output in which a match may begin; what is older is forgotten.
 _WINDOW = 1 << 20
-_REPLAY = 1 << 20
 
 # What a terminal would not show: escape sequences and control bytes but line ends and tabs.
 _UNSHOWN = re.compile(
@@ -53,7 +53,7 @@ def _wait(arguments: argparse.Namespace) -> int:
         raise UsageError(f"REGEX '{printable(arguments.regex)}': {error}") from None
     deadline = time.monotonic() + arguments.timeout
     with Client(command.directory(arguments)) as client:
-        replay = _REPLAY if arguments.replay else 0
+        replay = MAX_REPLAY if arguments.replay else 0
         options = {"readonly": True, "replay": replay, "notices": False}
         stream = client.attach(arguments.name, **options)
         seen = b""

@@ -22,7 +22,7 @@ from bridge.access import (
     parse_pin,
 )
 from bridge.errors import BridgeError, ConfigError, UsageError
-from bridge.manners import Kind, Manners
+from bridge.manners import MAX_REPLAY, Kind, Manners
 from bridge.pacing import MAX_RATE, RATE, WINDOW, Clocking, Input
 from bridge.printable import printable
 from bridge.scrollback import MAX_CAPACITY, MIN_CAPACITY
@@ -33,8 +33,6 @@ from bridge.values import ANY_PORT, Key, Version, boolean, file, number, port, s
 ALLOWED_NAME = "1 to 64 of A-Z a-z 0-9 . _ - of which the first is a letter or digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-# A replay is parsed when somebody attaches; more would be felt.
-MAX_REPLAY = 1 << 20
 
 # A log's file is not rotated amid what is written at once, nor compressed for minutes.
 MIN_LOG, MAX_LOG = 64 << 10, 1 << 30
@@ -132,7 +130,7 @@ KEYS: Mapping[str, Key] = {
         size(MIN_CAPACITY, MAX_CAPACITY),
         'a number of bytes or "64KiB", "1MiB": from 4096 bytes to 1 GiB',
     ),
-    "replay": Key(size(0, MAX_REPLAY), 'a number of bytes or "16KiB": from 0 (none) to 1 MiB'),
+    "replay": Key(size(0, MAX_REPLAY), 'a number of bytes or "16KiB": from 0 (none) to 256 KiB'),
     "notices": Key(boolean, "true or false"),
     "log": Key(boolean, "true or false"),
     "log_size": Key(size(MIN_LOG, MAX_LOG), 'a number of bytes or "10MiB": from 64 KiB to 1 GiB'),

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 REPLAY = 16 * 1024
 
+# A replay is parsed when somebody attaches; what takes longer would be felt by all.
+MAX_REPLAY = 256 * 1024
+
 
 class Kind(enum.Enum):
     """Of an endpoint."""
@@ -51,4 +54,6 @@ class Manners:
         """The manners of ``kind``, but for what is given."""
         if replay is None:
             replay = REPLAY if kind.terminal else 0
-        return cls(kind, replay, kind.terminal if notices is None else notices, writable)
+        return cls(
+            kind, min(replay, MAX_REPLAY), kind.terminal if notices is None else notices, writable
+        )
