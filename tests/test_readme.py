@@ -1,5 +1,6 @@
 """What the README says is so: its commands, its table of settings, its examples."""
 
+import re
 from pathlib import Path
 
 from bridge.config import KEYS, SERVICE_KEYS, parse
@@ -12,7 +13,7 @@ from tests.support.user import REPOSITORY, User
 
 
 def test_readme_run_and_check(user: User, directory: Path) -> None:
-    (run,) = [c for c in readme.commands() if c.startswith("ttybridge run")]
+    (run,) = [c for c in readme.commands() if c.startswith("ttybridge run vm1=")]
     words = run.split()
     assert words[:3] == ["ttybridge", "run", "vm1=ws://127.0.0.1:4555"]
     with Fake("echo") as vm:
@@ -41,6 +42,33 @@ def test_readme_demo(user: User, directory: Path) -> None:
             client.read_until(b"this list")
 
 
+def test_readme_while_it_runs(user: User, directory: Path) -> None:
+    (block,) = [b for b in readme.blocks("sh") if "ttybridge status" in b]
+    env = {"XDG_RUNTIME_DIR": str(directory)}
+    with (
+        Fake("shell") as vm,
+        Bridge(user, directory / "ttybridge", f"vm1={vm.url}") as bridge,
+        Client(bridge.raw) as client,
+    ):
+        bridge.wait_message("vm1: ONLINE")
+        for line in block.splitlines():
+            command = re.sub(r"\s+# .*", "", line).replace("4556", str(vm.port))
+            process = user.popen(["sh", "-c", command], env)
+            if "wait" in command:  # for the prompt, which comes with the next Enter
+                bridge.wait_attached(2)
+                client.type(b"\r")
+            assert process.wait(30) == 0, command
+        client.read_until(b"root")
+
+
+def test_readme_discover(user: User) -> None:
+    (block,) = [b for b in readme.blocks("sh") if "ttybridge discover" in b]
+    look, run = (re.sub(r"\s+# .*", "", line) for line in block.splitlines())
+    assert user.run(look.split()).returncode == 0
+    # tests/test_reload.py runs it.
+    assert run == "ttybridge run --discover"
+
+
 def test_every_command_of_the_readme_is_run_here() -> None:
     # tests/test_systemd.py runs the last of these, under a systemd of its own.
     known = (
@@ -50,6 +78,8 @@ def test_every_command_of_the_readme_is_run_here() -> None:
         "ttybridge check",
         "printf",
         "echo",
+        *(f"ttybridge {word}" for word in ("status", "send", "wait", "add", "remove", "reload")),
+        "ttybridge discover",
         "ttybridge install",
     )
     assert [c for c in readme.commands() if not c.startswith(known)] == []

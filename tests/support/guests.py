@@ -4,6 +4,8 @@ import hashlib
 import random
 from collections.abc import Iterator
 
+from bridge.guest import Shell
+
 MIB = 1 << 20
 
 
@@ -87,7 +89,7 @@ class Begun(Deaf):
         yield b"some text" + BEGUN[int(data)]
 
 
-GUESTS: dict[str, type[Echo | Flood | Deaf]] = {
+GUESTS: dict[str, type[Echo | Flood | Deaf | Shell]] = {
     "echo": Echo,
     "echofifo": Echo,
     "flood": Flood,
@@ -96,4 +98,5 @@ GUESTS: dict[str, type[Echo | Flood | Deaf]] = {
     "digest": Digest,
     "hex": Hex,
     "begun": Begun,
+    "shell": Shell,
 }
