@@ -8,6 +8,7 @@ ClientProtocol sees only what is left, whole frames at a time: the undecoded tai
 stream is always one bytes object of ours.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -29,6 +30,10 @@ MAX_HEAD = 16 * 1024
 _PLAIN = 0x82  # FIN, no reserved bit, opcode 2 (RFC 6455, 5.2)
 _OPCODES = frozenset(Opcode)
 _FIRST_LOOK = 16
+
+# It would log each frame at DEBUG: what is typed, passwords too, and headers' secrets.
+_SILENT = logging.getLogger("ttybridge.websockets")
+_SILENT.setLevel(logging.CRITICAL + 1)
 
 _ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -53,6 +58,7 @@ class Wire:
             WebSocketURI(url.tls, host, port, path, query),
             subprotocols=[Subprotocol("binary")],
             max_size=(None, MAX_FRAME),
+            logger=_SILENT,
         )
         self._headers = headers
         self._tail = bytearray()

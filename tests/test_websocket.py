@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import itertools
+import logging
 import re
 import struct
 from typing import Any
@@ -240,3 +241,11 @@ def test_the_end_of_the_stream_is_the_end_of_the_vm() -> None:
     wire.receive_eof()
     assert wire.end is not None
     assert "VM is gone" in wire.end.reason
+
+
+def test_nothing_is_logged_of_what_is_typed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    wire = open_wire()
+    wire.send(b"hunter2")
+    wire.receive(frame(b"hunter2"))
+    assert caplog.text == ""
