@@ -7,6 +7,7 @@ leaves the others, and whoever is attached to them, alone.
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -301,7 +302,9 @@ class BridgedConsole:
             listener = adopt_listener(left) if left is not None else listen_tcp(port)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            why = "is in use by another program" if taken else f"cannot be used: {error.strerror}"
+            # Not error.strerror, to which create_server() has added the address.
+            reason = os.strerror(error.errno or 0)
+            why = "is in use by another program" if taken else f"cannot be used: {reason}"
             raise StartError(f"{self.settings.name}: port {LOOPBACK}:{port} {why}") from error
         codecs = Codecs(Telnet.server, Telnet.restore) if manners.kind is Kind.TELNET else None
         address = "{}:{}".format(*listener.getsockname())

@@ -111,7 +111,10 @@ def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
     from bridge import daemon
 
     messages.set_up(arguments.log_level)
-    show = _print_json if arguments.json else _print_table
+    where = (
+        f" --runtime-dir {shlex.quote(str(arguments.runtime_dir))}" if arguments.runtime_dir else ""
+    )
+    show = _print_json if arguments.json else partial(_print_table, where)
     daemon.run(plan, command.directory(arguments), lambda places: _announce(places, show))
     return 0
 
@@ -131,7 +134,7 @@ def _print_json(places: "list[Place]") -> None:
         print(json.dumps(dataclasses.asdict(place)))
 
 
-def _print_table(places: "list[Place]") -> None:
+def _print_table(where: str, places: "list[Place]") -> None:
     head = ("NAME", "PTY", "RAW", "TELNET", "UPSTREAM")
     rows = [head] + [(p.name, p.pty or "-", p.raw or "-", p.telnet or "-", p.url) for p in places]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -141,6 +144,7 @@ def _print_table(places: "list[Place]") -> None:
         )
     for place in places:
         print(f"\n{place.name}:")
+        print(f"  ttybridge attach {place.name}{where}")
         if place.link:
             print(f"  screen {shlex.quote(place.link)}")
         if place.raw:
