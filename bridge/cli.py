@@ -10,20 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from bridge import (
-    __version__,
-    cmd_ask,
-    cmd_attach,
-    cmd_check,
-    cmd_discover,
-    cmd_install,
-    cmd_log,
-    cmd_path,
-    cmd_run,
-    cmd_status,
-    cmd_wait,
-)
-from bridge.errors import BridgeError, UsageError
+from bridge import __version__
+from bridge.base.errors import BridgeError, UsageError
+from bridge.commands import ask as cmd_ask
+from bridge.commands import attach as cmd_attach
+from bridge.commands import check as cmd_check
+from bridge.commands import discover as cmd_discover
+from bridge.commands import install as cmd_install
+from bridge.commands import log as cmd_log
+from bridge.commands import path as cmd_path
+from bridge.commands import run as cmd_run
+from bridge.commands import status as cmd_status
+from bridge.commands import wait as cmd_wait
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import trio
 import trio.testing
 
-from bridge.attach import Attachment, FdChannel
-from bridge.console import QUEUE_LIMIT, Console
-from bridge.manners import Kind, Manners
-from bridge.pacing import Input, Pacer
-from bridge.states import State
+from bridge.console.attach import Attachment, FdChannel
+from bridge.console.console import QUEUE_LIMIT, Console
+from bridge.console.manners import Kind, Manners
+from bridge.console.pacing import Input, Pacer
+from bridge.console.states import State
 
 RING = 64 * 1024
 RAW = Manners(Kind.RAW)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.access import Access, Credential, Plain, SecretFile
-from bridge.config import (
+from bridge.base.errors import BridgeError, ConfigError, UsageError
+from bridge.console.pacing import Input
+from bridge.settings.access import Access, Credential, Plain, SecretFile
+from bridge.settings.config import (
     KEYS,
     SERVICE_KEYS,
     Configuration,
@@ -21,10 +23,8 @@ from bridge.config import (
     parse,
     with_ports,
 )
-from bridge.errors import BridgeError, ConfigError, UsageError
-from bridge.pacing import Input
-from bridge.url import UpstreamUrl
-from bridge.values import ANY_PORT, Key
+from bridge.settings.url import UpstreamUrl
+from bridge.settings.values import ANY_PORT, Key
 
 URL = 'url = "ws://127.0.0.1:4555"'
 

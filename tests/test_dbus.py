@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import dbus
-from bridge.dbus import Kind, MalformedError, Message
+from bridge.systemd import dbus
+from bridge.systemd.dbus import Kind, MalformedError, Message
 from tests.support.dbus import reply
 
 

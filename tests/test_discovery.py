@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from bridge import listing
-from bridge.config import parse
-from bridge.discovery import Found, Kernel, Slot, console_name, consoles, records
-from bridge.processes import Process
-from bridge.qemuargs import Chardev, Unix, parse_argv
-from bridge.qmp import CHARDEVS, CharInfo, Command
-from bridge.qmpsync import QmpSession
-from bridge.url import UnixAddress
-from bridge.vms import Told, Vm, Vms, inquire
+from bridge.settings.config import parse
+from bridge.settings.url import UnixAddress
+from bridge.vms import listing
+from bridge.vms.discovery import Found, Kernel, Slot, console_name, consoles, records
+from bridge.vms.processes import Process
+from bridge.vms.qemuargs import Chardev, Unix, parse_argv
+from bridge.vms.qmp import CHARDEVS, CharInfo, Command
+from bridge.vms.qmpsync import QmpSession
+from bridge.vms.vms import Told, Vm, Vms, inquire
 from tests.support.machine import Machine, machine
 from tests.support.qemu import free_port
 from tests.support.user import User

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from bridge.fdstore import Rank, Record, Store
-from bridge.systemd import NotifySocket, Silence
+from bridge.systemd.fdstore import Rank, Record, Store
+from bridge.systemd.notify import NotifySocket, Silence
 from tests.support.notified import Notified
 
 
@@ -149,7 +149,7 @@ def test_half_of_the_open_files_may_be_stored(tmp_path: Path) -> None:
     """systemd could not start a process with a store beyond its limit, and would lose it."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));"
-        "from bridge.fdstore import Store; from bridge.systemd import Silence;"
+        "from bridge.systemd.fdstore import Store; from bridge.systemd.notify import Silence;"
         "store = Store(Silence(), 5000, print);"
         "[store.put(str(i), 0) for i in range(40)]; print(store.left_out)"
     )
@@ -302,7 +302,7 @@ def test_a_record_that_finds_no_room_is_the_old_one() -> None:
 
 WRITER = """
 import sys
-from bridge.fdstore import Record
+from bridge.systemd.fdstore import Record
 record = Record(int(sys.argv[1]))
 print("go", flush=True)
 number = 0

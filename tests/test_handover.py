@@ -13,9 +13,9 @@ from typing import Self
 
 import pytest
 
-from bridge import succession
-from bridge.client import Client as Control
-from bridge.handover import Bag, RecordError
+from bridge.base.handover import Bag, RecordError
+from bridge.commands.client import Client as Control
+from bridge.kernel import succession
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import unit
-from bridge.errors import StartError
+from bridge.base.errors import StartError
+from bridge.systemd import unit
 from tests.support.user import User, share
 
 

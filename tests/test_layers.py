@@ -1,9 +1,10 @@
-"""The architecture is what bridge/__init__.py says it is."""
+"""The architecture is what the packages' docstrings say it is."""
 
 import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import bridge
 from tests.support.user import REPOSITORY
@@ -11,55 +12,62 @@ from tests.support.user import REPOSITORY
 PACKAGE = REPOSITORY / "bridge"
 
 
-def levels() -> dict[str, int]:
-    """The table in the package's docstring: module to level."""
-    assert bridge.__doc__ is not None
-    level = 0
-    table: dict[str, int] = {}
-    for line in bridge.__doc__.splitlines():
-        if match := re.match(r"(?=.{7}\w)(\d+|) +((?:\w+ )*\w+)(?:   .*)?$", line):
-            level = int(match[1]) if match[1] else level
-            table |= dict.fromkeys(match[2].split(), level)
-    return table
+def listed(text: str | None) -> dict[str, bool]:
+    """The names of a docstring's list, in order, and whether each has a star."""
+    assert text is not None
+    rows = re.findall(r"^(\w+) {2,}(\* )?\S.*$", text, re.MULTILINE)
+    return {name: bool(star) for name, star in rows}
+
+
+PARTS = list(listed(bridge.__doc__))
+PACKAGES = [part for part in PARTS if (PACKAGE / part).is_dir()]
+MODULES = {
+    f"{package}.{module}": star
+    for package in PACKAGES
+    for module, star in listed(import_module(f"bridge.{package}").__doc__).items()
+} | {part: False for part in PARTS if part not in PACKAGES}
 
 
 def imports(module: str) -> set[str]:
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "bridge":
-                found |= {alias.name for alias in node.names} - {"__version__"}
-            elif node.module.startswith("bridge."):
-                found.add(node.module.removeprefix("bridge."))
-        elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("bridge.")}
-    return found
+    """The modules of ours that ``module`` imports, wherever in it."""
+    found: set[str] = set()
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bridge"):
+            names = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            found |= {name.removeprefix("bridge.") for name in names}
+    return found & MODULES.keys()
 
 
-def test_the_table_names_every_module() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert set(levels()) == modules
+def test_the_lists_name_every_module_and_package() -> None:
+    files = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert set(MODULES) == files
+    assert set(PACKAGES) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
-def test_a_module_imports_only_from_lower_levels() -> None:
-    table = levels()
+def test_a_module_imports_only_what_stands_above_it() -> None:
+    order = list(MODULES)
     wrong = [
-        f"{module} ({level}) imports {other} ({table[other]})"
-        for module, level in table.items()
+        f"{module} imports {other}"
+        for module in order
         for other in imports(module)
-        if table[other] >= level
+        if order.index(other) >= order.index(module)
     ]
     assert wrong == []
 
 
 def test_pure_modules_do_no_io() -> None:
-    for module, level in levels().items():
-        if level <= 2:
-            text = (PACKAGE / f"{module}.py").read_text()
-            assert not re.search(
-                r"^(import|from) (trio|socket|os|select|time)\b", text, re.MULTILINE
-            ), module
+    starred = [module for module, star in MODULES.items() if star]
+    assert len(starred) > 20
+    for module in starred:
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
+        assert not re.search(
+            r"^(import|from) (trio|socket|os|select|time)\b", text, re.MULTILINE
+        ), module
 
 
 def test_client_commands_import_nothing_heavy() -> None:
@@ -75,7 +83,7 @@ def test_client_commands_import_nothing_heavy() -> None:
 
 
 def test_no_file_and_no_function_is_long() -> None:
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert text.count("\n") <= 400, path
         for node in ast.walk(ast.parse(text)):

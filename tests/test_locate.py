@@ -2,10 +2,10 @@
 
 import pytest
 
-from bridge.locate import Sockets, locate
-from bridge.qemuargs import Chardev, Fd, Tcp, Unix
-from bridge.sockdiag import TcpSocket, TcpState, UnixSocket
-from bridge.url import TcpAddress, UnixAddress
+from bridge.kernel.sockdiag import TcpSocket, TcpState, UnixSocket
+from bridge.settings.url import TcpAddress, UnixAddress
+from bridge.vms.locate import Sockets, locate
+from bridge.vms.qemuargs import Chardev, Fd, Tcp, Unix
 
 
 def row(host: str, port: int, inode: int) -> TcpSocket:

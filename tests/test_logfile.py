@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.logfile import LogFile, tidy
-from bridge.segments import current, rotated
+from bridge.logs.file import LogFile, tidy
+from bridge.logs.segments import current, rotated
 
 NAME = "vm.1"
 MORE = b"T + "

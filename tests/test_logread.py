@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import logread, transcript
-from bridge.logfile import LogFile, tidy
-from bridge.logread import LogReader
-from bridge.segments import current, rotated
-from bridge.transcript import Transcript, stamp
+from bridge.logs import reader as logread
+from bridge.logs import transcript
+from bridge.logs.file import LogFile, tidy
+from bridge.logs.reader import LogReader
+from bridge.logs.segments import current, rotated
+from bridge.logs.transcript import Transcript, stamp
 
 NAME = "vm1"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

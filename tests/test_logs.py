@@ -15,16 +15,16 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import logs as module
-from bridge.console import Console
-from bridge.consolelog import ConsoleLog
-from bridge.handover import Bag, Ending
-from bridge.logfile import LogFile
-from bridge.logs import CALM_SECONDS, Logs
-from bridge.pacing import Input, Pacer
-from bridge.segments import current, rotated
-from bridge.states import State
-from bridge.transcript import COLUMN
+from bridge.base.handover import Bag, Ending
+from bridge.console.console import Console
+from bridge.console.pacing import Input, Pacer
+from bridge.console.states import State
+from bridge.logs import writer as module
+from bridge.logs.consolelog import ConsoleLog
+from bridge.logs.file import LogFile
+from bridge.logs.segments import current, rotated
+from bridge.logs.transcript import COLUMN
+from bridge.logs.writer import CALM_SECONDS, Logs
 
 RING = 64 * 1024
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.logview import View, parse_since, render
-from bridge.transcript import Transcript
+from bridge.logs.transcript import Transcript
+from bridge.logs.view import View, parse_since, render
 
 T = b"2026-11-24T12:00:00.123+00:00"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone(timedelta(hours=2)))

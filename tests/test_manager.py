@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bridge import manager
+from bridge.systemd import manager
 from tests.support.dbus import reply
 
 Behaviour = Callable[[trio.SocketStream], Awaitable[None]]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import messages
+from bridge.service import messages
 from tests.support.bridge import Bridge
 from tests.support.user import User
 

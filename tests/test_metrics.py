@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.looplag import INTERVAL, LoopLag
-from bridge.metrics import ConsoleFigures, Histogram, LogFigures, ServiceFigures, exposition
+from bridge.service.looplag import INTERVAL, LoopLag
+from bridge.service.metrics import ConsoleFigures, Histogram, LogFigures, ServiceFigures, exposition
 
 STATES = ("CONNECTING", "ONLINE", "WAITING")
 

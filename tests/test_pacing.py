@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.echo import find_echo
-from bridge.pacing import (
+from bridge.console.echo import find_echo
+from bridge.console.pacing import (
     KEYSTROKE_WAIT,
     PROBE_INTERVAL,
     PROBES,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge import processes
-from bridge.processes import ROUND, YOUNG, Process, Processes
+from bridge.vms import processes
+from bridge.vms.processes import ROUND, YOUNG, Process, Processes
 from tests.support.waiting import eventually
 
 

@@ -16,12 +16,12 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.console import Console
-from bridge.manners import Kind, Manners
-from bridge.pacing import Input, Pacer
-from bridge.presence import Presence
-from bridge.pty import QUIET, PtyEndpoint
-from bridge.runtime import Link
+from bridge.console.console import Console
+from bridge.console.manners import Kind, Manners
+from bridge.console.pacing import Input, Pacer
+from bridge.endpoints.pty import QUIET, PtyEndpoint
+from bridge.kernel.presence import Presence
+from bridge.kernel.runtime import Link
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.user import User

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.guard import looks_like_telnet, looks_like_web
-from bridge.guest import BANNER, PROMPT, Shell
-from bridge.printable import printable
+from bridge.base.printable import printable
+from bridge.endpoints.guard import looks_like_telnet, looks_like_web
+from bridge.service.guest import BANNER, PROMPT, Shell
 
 
 @pytest.mark.parametrize(

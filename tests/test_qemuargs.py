@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.qemuargs import FLAGS, Chardev, Fd, Tcp, Unix, parse_argv
-from bridge.qmp import CHARDEVS, SocketInfo
+from bridge.vms.qemuargs import FLAGS, Chardev, Fd, Tcp, Unix, parse_argv
+from bridge.vms.qmp import CHARDEVS, SocketInfo
 from tests.support.qemu import free_port
 from tests.support.user import User
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.qemuopts import parse_json, parse_set, parse_values, read_config
+from bridge.vms.qemuopts import parse_json, parse_set, parse_values, read_config
 
 WORDS = st.text(st.characters(exclude_characters="=", codec="utf-8"), min_size=1)
 

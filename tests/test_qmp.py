@@ -13,8 +13,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import qmp
-from bridge.qmp import (
+from bridge.settings.url import TcpAddress, UnixAddress
+from bridge.vms import qmp
+from bridge.vms.qmp import (
     CAPABILITIES,
     CHARDEVS,
     NAME,
@@ -28,10 +29,9 @@ from bridge.qmp import (
     SocketInfo,
     Version,
 )
-from bridge.qmplink import open_qmp
-from bridge.qmpsync import QmpSession
-from bridge.url import TcpAddress, UnixAddress
-from bridge.vms import Told, inquire
+from bridge.vms.qmplink import open_qmp
+from bridge.vms.qmpsync import QmpSession
+from bridge.vms.vms import Told, inquire
 from tests.conftest import Boot
 from tests.support.machine import Machine, machine
 from tests.support.peer import Peer

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bridge.config import KEYS, SERVICE_KEYS, parse
+from bridge.settings.config import KEYS, SERVICE_KEYS, parse
 from tests.support import readme
 from tests.support.bridge import Bridge
 from tests.support.client import Client

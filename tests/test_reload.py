@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.client import AskError
-from bridge.client import Client as Control
-from bridge.config import parse
-from bridge.reload import difference
+from bridge.commands.client import AskError
+from bridge.commands.client import Client as Control
+from bridge.settings.config import parse
+from bridge.settings.reload import difference
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client

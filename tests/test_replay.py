@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.replay import replay, unfinished
+from bridge.console.replay import replay, unfinished
 from tests.support.answering import EIGHT_BIT_KINDS, KINDS, Answering, Kind
 
 pytestmark = pytest.mark.timeout(600)  # 10 000 examples on a busy machine

@@ -2,13 +2,13 @@
 
 import pytest
 
-from bridge.config import ConsoleSettings
-from bridge.discovery import Found, Slot
-from bridge.locate import Listener
-from bridge.processes import Process
-from bridge.qemuargs import Chardev
-from bridge.roster import GRACE, Change, Roster
-from bridge.url import TcpAddress, UpstreamUrl
+from bridge.settings.config import ConsoleSettings
+from bridge.settings.url import TcpAddress, UpstreamUrl
+from bridge.vms.discovery import Found, Slot
+from bridge.vms.locate import Listener
+from bridge.vms.processes import Process
+from bridge.vms.qemuargs import Chardev
+from bridge.vms.roster import GRACE, Change, Roster
 
 Told = list[tuple[str, str]]
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.scrollback import Scrollback
+from bridge.console.scrollback import Scrollback
 
 CAPACITY = 4096  # the least, and a page
 

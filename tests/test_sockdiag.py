@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge import sockdiag
-from bridge.sockdiag import TcpState
+from bridge.kernel import sockdiag
+from bridge.kernel.sockdiag import TcpState
 
 
 @pytest.fixture(params=["netlink", "proc"])

@@ -15,10 +15,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from bridge import systemd
-from bridge.states import State
-from bridge.supervision import Supervision, describe
-from bridge.systemd import NotifySocket, Silence
+from bridge.console.states import State
+from bridge.systemd import notify as systemd
+from bridge.systemd.notify import NotifySocket, Silence
+from bridge.systemd.supervision import Supervision, describe
 from tests.support.notified import Notified
 
 
@@ -223,7 +223,7 @@ def test_the_watchdog_of_the_environment(
 
 LISTENER = """
 import os, sys
-from bridge import systemd
+from bridge.systemd import notify as systemd
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 passed = systemd.listen_fds()
 print(passed, [os.get_inheritable(fd) for _, fd in passed], [v for v in os.environ if "LISTEN" in v])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.codec import Signal
-from bridge.telnet import Code, Option, Telnet, TelnetState
+from bridge.base.codec import Signal
+from bridge.endpoints.telnet import Code, Option, Telnet, TelnetState
 
 pytestmark = pytest.mark.timeout(600)  # 10 000 examples on a busy machine
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.replay import replay
+from bridge.console.replay import replay
 from tests.support.terminal import Terminal
 from tests.support.user import User
 from tests.support.waiting import LIMIT, eventually

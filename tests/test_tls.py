@@ -20,7 +20,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.certificate import Certificate
+from bridge.upstream.certificate import Certificate
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.certificates import AGO, LONG_AGO, Authority

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.transcript import COLUMN, LINE_LIMIT, Transcript, stamp
+from bridge.logs.transcript import COLUMN, LINE_LIMIT, Transcript, stamp
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 123456, UTC)
 T = "2026-11-24T12:00:00.123+00:00"

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from bridge.upstream import Flood, delays
+from bridge.upstream.upstream import Flood, delays
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.certificates import Authority

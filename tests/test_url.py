@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.errors import UrlError
-from bridge.url import Scheme, TcpAddress, UnixAddress, UpstreamUrl
+from bridge.base.errors import UrlError
+from bridge.settings.url import Scheme, TcpAddress, UnixAddress, UpstreamUrl
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from bridge.config import ConsoleSettings
-from bridge.discovery import Found, Kernel, Slot, consoles
-from bridge.errors import StartError
-from bridge.service import Service, open_service
-from bridge.url import UpstreamUrl
-from bridge.vms import Vm, Vms
-from bridge.vmwatch import INTERVAL, SETTLING, Discovery
+from bridge.base.errors import StartError
+from bridge.service.service import Service, open_service
+from bridge.settings.config import ConsoleSettings
+from bridge.settings.url import UpstreamUrl
+from bridge.vms.discovery import Found, Kernel, Slot, consoles
+from bridge.vms.vms import Vm, Vms
+from bridge.vms.watch import INTERVAL, SETTLING, Discovery
 from tests.support.machine import BARE, Machine
 from tests.support.qemu import SECTORS, free_port
 from tests.support.user import User

@@ -16,10 +16,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
-from bridge import websocket
-from bridge.protocol import Retry
-from bridge.url import UpstreamUrl
-from bridge.websocket import MAX_FRAME, Wire, peel
+from bridge.settings.url import UpstreamUrl
+from bridge.upstream import websocket
+from bridge.upstream.protocol import Retry
+from bridge.upstream.websocket import MAX_FRAME, Wire, peel
 
 URL = UpstreamUrl.parse("ws://127.0.0.1:4555")
 

@@ -17,14 +17,14 @@ import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 from websockets.frames import CloseCode, Opcode
 
-from bridge.config import ConsoleSettings
-from bridge.console import Console
-from bridge.endpoints import listen_tcp
-from bridge.pacing import Input, Pacer
-from bridge.succession import VARIABLE
-from bridge.url import UpstreamUrl
-from bridge.wsendpoint import CLOSE_LIMIT, REQUEST_LIMIT, WebSocketEndpoint
-from bridge.wsserver import MAX_HEAD
+from bridge.console.console import Console
+from bridge.console.pacing import Input, Pacer
+from bridge.endpoints.sockets import listen_tcp
+from bridge.endpoints.websockets import CLOSE_LIMIT, REQUEST_LIMIT, WebSocketEndpoint
+from bridge.endpoints.wsserver import MAX_HEAD
+from bridge.kernel.succession import VARIABLE
+from bridge.settings.config import ConsoleSettings
+from bridge.settings.url import UpstreamUrl
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.fake import Fake

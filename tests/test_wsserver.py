@@ -12,8 +12,15 @@ from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from bridge.codec import Signal
-from bridge.wsserver import MAX_PAYLOAD, Door, Handshake, NotUpgradedError, ServerCodec, Wish
+from bridge.base.codec import Signal
+from bridge.endpoints.wsserver import (
+    MAX_PAYLOAD,
+    Door,
+    Handshake,
+    NotUpgradedError,
+    ServerCodec,
+    Wish,
+)
 from tests.test_websocket import frame as bare_frame
 
 TOKEN = "0123456789abcdef-~._"

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from bridge.client import Client
+from bridge.commands.client import Client
 from tests.support.user import User
 from tests.support.waiting import LIMIT, eventually
 

@@ -9,8 +9,8 @@ from typing import Self
 
 import trio
 
-from bridge.demo import ConsoleServer
-from bridge.guest import Guest
+from bridge.service.demo import ConsoleServer
+from bridge.service.guest import Guest
 from tests.support.guests import GUESTS
 from tests.support.user import REPOSITORY
 

@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 
-from bridge.guest import Shell
+from bridge.service.guest import Shell
 
 MIB = 1 << 20
 

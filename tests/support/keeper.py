@@ -20,9 +20,10 @@ from pathlib import Path
 
 import trio
 
-from bridge import manager, systemd
-from bridge.fdstore import RECORD, Rank, Record, Store
-from bridge.supervision import Supervision
+from bridge.systemd import manager
+from bridge.systemd import notify as systemd
+from bridge.systemd.fdstore import RECORD, Rank, Record, Store
+from bridge.systemd.supervision import Supervision
 
 
 def report(**facts: object) -> None:

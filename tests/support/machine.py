@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridge.qmp import Command, QmpError, T
-from bridge.qmpsync import QmpSession
-from bridge.url import UnixAddress
+from bridge.settings.url import UnixAddress
+from bridge.vms.qmp import Command, QmpError, T
+from bridge.vms.qmpsync import QmpSession
 from tests.support.user import User
 from tests.support.waiting import eventually
 

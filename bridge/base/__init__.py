@@ -1,0 +1,7 @@
+"""What everything else may use.
+
+errors     * what can go wrong because of somebody else
+printable  * text made safe to print
+codec      * the face of what stands between a client and the bytes
+handover   * records, and the descriptors they speak of
+"""

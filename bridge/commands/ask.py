@@ -1,0 +1,106 @@
+"""Commands that ask the service for one thing: send, break, add, remove, reload."""
+
+import argparse
+import base64
+import os
+from typing import TYPE_CHECKING, Any
+
+from bridge.commands import common as command
+from bridge.commands.client import Client
+
+if TYPE_CHECKING:
+    from bridge.commands.common import Subparsers
+
+
+def add_to(commands: "Subparsers") -> None:
+    send = commands.add_parser("send", help="type a text at a console")
+    send.add_argument("name", metavar="NAME")
+    send.add_argument("text", metavar="TEXT", help="exactly as given")
+    send.add_argument("--enter", action="store_true", help="press Enter (CR) after it")
+    send.set_defaults(command=_send)
+
+    brk = commands.add_parser("break", help="send a BREAK to a console")
+    brk.add_argument("name", metavar="NAME")
+    brk.set_defaults(command=_break)
+
+    add = commands.add_parser("add", help="bridge one more console")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("url", metavar="URL")
+    add.add_argument("--raw", type=command.port, metavar="PORT", help="its raw port; 0: none")
+    add.add_argument("--telnet", type=command.port, metavar="PORT", help="its telnet port; 0: none")
+    add.set_defaults(command=_add)
+
+    remove = commands.add_parser("remove", help="bridge a console no longer")
+    remove.add_argument("name", metavar="NAME")
+    remove.set_defaults(command=_remove)
+
+    reload = commands.add_parser("reload", help="read the configuration file again")
+    reload.add_argument(
+        "--exec",
+        action="store_true",
+        help="start the service's program anew, after an update; all who are attached stay",
+    )
+    reload.set_defaults(command=_reload)
+
+    for parser in (send, brk, add, remove, reload):
+        command.directory_option(parser)
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    return Client(command.directory(arguments))
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    # As the shell gave it, be it UTF-8 or not.
+    data = os.fsencode(arguments.text) + (b"\r" if arguments.enter else b"")
+    with _client(arguments) as client:
+        client.ask("send", name=arguments.name, data=base64.b64encode(data).decode())
+    return 0
+
+
+def _break(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        client.ask("break", name=arguments.name)
+    return 0
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    settings: dict[str, Any] = {"url": arguments.url}
+    for key in ("raw", "telnet"):
+        port = getattr(arguments, key)
+        if port is not None:
+            settings[key] = port or False
+    with _client(arguments) as client:
+        added = client.ask("add", name=arguments.name, settings=settings)["console"]
+    print(added["link"] or added["raw"] or added["telnet"] or added["name"])
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        client.ask("remove", name=arguments.name)
+    return 0
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        if arguments.exec:
+            client.ask("exec")
+            return _wait_new(arguments)
+        done = client.ask("reload")
+    for what in ("added", "removed", "changed"):
+        for name in done[what]:
+            print(f"{what} {name}")
+    for key in done["service"]:
+        print(f"changed [service] {key}")
+    for error in done["errors"]:
+        print(f"failed {error}")
+    return 1 if done["errors"] else 0
+
+
+def _wait_new(arguments: argparse.Namespace) -> int:
+    """The new program answers on the same socket, as soon as it can."""
+    with _client(arguments) as client:
+        service = client.ask("status")["service"]
+    print(f"ttybridge {service['version']}, pid {service['pid']}")
+    return 0

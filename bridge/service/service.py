@@ -1,0 +1,399 @@
+"""The whole: every console, in one nursery.
+
+``open_service`` binds everything or raises StartError; what it gives is then run.  So the
+addresses that are announced are real, and a port in use is found before anything starts.
+Consoles may come, change and go while it runs.
+"""
+
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from bridge.base.errors import BridgeError, StartError
+from bridge.base.handover import Bag, Ending, Left, Record
+from bridge.endpoints.sockets import MAX_ATTACHMENTS
+from bridge.endpoints.websockets import WebSockets
+from bridge.kernel.listeners import Listeners
+from bridge.kernel.presence import Presence
+from bridge.kernel.runtime import RuntimeDirectory
+from bridge.logs.segments import log_directory
+from bridge.logs.writer import Logs
+from bridge.service.bridged import BridgedConsole, Common, Place, warn
+from bridge.service.looplag import LoopLag
+from bridge.settings.config import (
+    PORTS,
+    Configuration,
+    ConsoleSettings,
+    check_unique,
+    console,
+)
+from bridge.settings.reload import Reloaded, difference
+from bridge.settings.url import UpstreamUrl
+from bridge.vms.discovery import Found
+from bridge.vms.watch import Discovery
+
+log = logging.getLogger("ttybridge")
+
+# Upstream, PTY, raw, telnet and Unix listeners of each console, with a few clients each.
+_DESCRIPTORS_PER_CONSOLE = 9
+
+# HUP is heeded too, unless it was ignored when we started, as nohup(1) has it.
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A console in the service."""
+
+    bridged: BridgedConsole
+    filed: ConsoleSettings | None
+    """Its settings as the configuration file has them; None if it is not from there."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class Service:
+    """All consoles, bound; ``run`` serves until a stop signal or cancellation."""
+
+    def __init__(self, common: Common, reread: Callable[[], Configuration] | None = None) -> None:
+        self.runtime = common.runtime
+        self.started = time.time()
+        self.lag = LoopLag()
+        self._common = common
+        self._reread = reread
+        self._running: dict[str, _Running] = {}
+        self.websockets = WebSockets(common.runtime.path, self._find_served)
+        self._nursery: trio.Nursery | None = None
+        self._reloading = trio.Lock()
+        self._defaults: Mapping[str, Any] = {}
+        self._discovers = False
+        self._watching = trio.CancelScope()
+        self._found: Collection[str] = ()
+        self._serving = trio.CancelScope()
+        self.ending = Ending.LEAVE
+        self.tied = ""
+        """Why this process cannot hand over, if it cannot."""
+
+    @property
+    def consoles(self) -> dict[str, BridgedConsole]:
+        """By name, in the order in which they came."""
+        return {name: running.bridged for name, running in self._running.items()}
+
+    @property
+    def places(self) -> list[Place]:
+        return [bridged.place for bridged in self.consoles.values()]
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """``ready`` is called when a stop signal would already end the service properly."""
+        heeded = list(HEEDED)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            heeded.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*heeded) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGHUP})  # see _stop
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey_signals, signals)
+                nursery.start_soon(self._common.logs.run)  # past the consoles, for their ends
+                with self._serving:
+                    await self._serve(ready)
+                nursery.cancel_scope.cancel()
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._common.presence.run)
+            nursery.start_soon(self._common.listeners.run)
+            nursery.start_soon(self.websockets.run)
+            nursery.start_soon(self._watch)
+            for running in self._running.values():
+                nursery.start_soon(self._run_console, running)
+            ready()
+
+    async def _obey_signals(self, signals: AsyncIterator[int]) -> None:
+        """Stop at the first signal to; ``_stop`` sees to it that no second one cuts that short."""
+        terminal = _has_terminal()
+        async for number in signals:
+            # HUP asks for a reload, or says (twice, maybe) that the terminal is closed.
+            closed = self._reread is None or (terminal and not _has_terminal())
+            if self._serving.cancel_called:
+                continue
+            if number == signal.SIGUSR2:
+                self._hand_over_or_say()
+            elif number != signal.SIGHUP or closed:
+                self._stop()
+            else:
+                await self._reload_and_say()
+
+    def _hand_over_or_say(self) -> None:
+        try:
+            self.hand_over()
+        except StartError as error:
+            log.warning("%s", error)
+
+    async def _reload_and_say(self) -> None:
+        try:
+            done = await self.reload()
+        except BridgeError as error:
+            log.error("not reloaded: %s", error)  # noqa: TRY400 (the line says it all)
+            return
+        log.info("reloaded: %s", done)
+
+    def add(self, settings: ConsoleSettings) -> None:
+        """Bring in one more console; raises UsageError or StartError."""
+        check_unique([*self.settings, settings], self.websockets.settings)
+        self.bind(settings)
+
+    def bind(
+        self,
+        settings: ConsoleSettings,
+        filed: ConsoleSettings | None = None,
+        left: Left | None = None,
+    ) -> None:
+        """Bind a console and, if the service runs, start it; raises StartError."""
+        running = _Running(BridgedConsole(settings, self._common, left), filed)
+        self._running[settings.name] = running
+        self._common.changed()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run_console, running)
+
+    async def remove(self, name: str) -> None:
+        """End a console; QEMU is left properly.  Raises StartError if there is none."""
+        running = self._find(name)
+        running.scope.cancel()
+        await running.ended.wait()
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration file again; raises ConfigError, and nothing has changed.
+
+        Consoles that are not from the file are left alone.
+        """
+        if self._reread is None:
+            raise StartError("started without a configuration file: there is nothing to reload")
+        async with self._reloading:
+            configuration = self._reread()
+            others = [r.bridged.settings for r in self._running.values() if r.filed is None]
+            check_unique([*others, *configuration.consoles], configuration.service)
+            return await self._become(configuration)
+
+    async def _become(self, configuration: Configuration) -> Reloaded:
+        """Everything that goes goes first: what it holds, ports above all, may be wanted."""
+        mine = {name: r for name, r in self._running.items() if r.filed is not None}
+        filed = {settings.name: settings for settings in configuration.consoles}
+        plan = difference(
+            {name: r.filed for name, r in mine.items() if r.filed is not None},
+            {name: r.bridged.settings for name, r in mine.items()},
+            filed,
+        )
+        async with trio.open_nursery() as nursery:
+            for name in plan.removed | plan.replaced:
+                nursery.start_soon(self.remove, name)
+            for name in plan.changed:
+                nursery.start_soon(mine[name].bridged.let_go, plan.wanted[name])
+        done = Reloaded(
+            sorted(plan.added), sorted(plan.removed), sorted(plan.changed | plan.replaced)
+        )
+        try:
+            done.service.extend(await self.websockets.change(configuration.service))
+            self._configure(configuration)
+        except StartError as error:
+            done.errors.append(str(error))
+        for name in [n for n in plan.wanted if n in plan.added | plan.changed | plan.replaced]:
+            try:
+                if name in plan.changed:
+                    mine[name].filed = filed[name]
+                    mine[name].bridged.take_up(plan.wanted[name])
+                else:
+                    self.bind(plan.wanted[name], filed[name])
+            except StartError as error:
+                done.errors.append(str(error))
+        return done
+
+    # Consoles that are found.
+
+    def _configure(self, configuration: Configuration) -> None:
+        """Heed what the configuration says beside its consoles and the websocket."""
+        self._defaults = configuration.defaults
+        self._discovers = configuration.service.discover
+        self._watching.cancel()
+
+    async def _watch(self) -> None:
+        """Bridge consoles as they are found, while the configuration wants that."""
+        former: Collection[str] = self._found
+        while True:
+            self._watching = trio.CancelScope()
+            with self._watching:
+                if not self._discovers:
+                    await trio.sleep_forever()
+                discovery = Discovery(self, self._make_found, former)
+                try:
+                    await discovery.run()
+                finally:
+                    former = self._found = discovery.names
+
+    def _make_found(self, name: str, url: UpstreamUrl, _found: Found) -> ConsoleSettings:
+        return self.make(name, {"url": str(url)})
+
+    def make(self, name: str, table: object) -> ConsoleSettings:
+        """Settings of a console that is not in the file, with the file's defaults.
+
+        Raises ConfigError.
+        """
+        return console(name, table, self._defaults)
+
+    @property
+    def settings(self) -> Collection[ConsoleSettings]:
+        """Of all consoles."""
+        return [running.bridged.settings for running in self._running.values()]
+
+    async def _run_console(self, running: _Running) -> None:
+        try:
+            with running.scope:
+                await running.bridged.run()
+        finally:
+            if running.bridged.console.ending is Ending.LEAVE:
+                running.bridged.close()
+                self._running.pop(running.bridged.settings.name, None)
+            self._common.changed()
+            running.ended.set()
+
+    def hand_over(self) -> None:
+        """End ``run`` with nothing closed and nobody left: another process will go on.
+
+        Raises StartError where that cannot be.
+        """
+        if self.tied:
+            raise StartError(f"not handed over: {self.tied}")
+        self.ending = Ending.HAND_OVER
+        for bridged in self.consoles.values():
+            bridged.console.ending = Ending.HAND_OVER
+        self._stop()
+
+    def _stop(self) -> None:
+        # Blocked to the end, or until the process that goes on heeds them: a signal that
+        # killed us now would leave QEMU's consoles locked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*HEEDED, signal.SIGHUP})
+        self._serving.cancel()
+
+    def state(self, bag: Bag) -> Record:
+        """What that process needs; after ``run``."""
+        return {
+            "lock": bag.put(self.runtime.lock),
+            "started": self.started,
+            "websockets": self.websockets.state(bag),
+            "found": list(self._found),
+            "consoles": [
+                {
+                    "name": name,
+                    "settings": dict(running.bridged.settings.source),
+                    "ports": {key: getattr(running.bridged.settings, key) for key in PORTS},
+                    "filed": dict(running.filed.source) if running.filed is not None else None,
+                    "bridged": running.bridged.state(bag),
+                }
+                for name, running in self._running.items()
+            ],
+        }
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        """Go on from ``state``; before ``run``."""
+        self.started = record["started"]
+        for each in record["consoles"]:
+            settings = replace(console(each["name"], each["settings"]), **each["ports"])
+            filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
+            self.bind(settings, filed, (each["bridged"], bag))
+        self.websockets.restore(record["websockets"], bag)
+        self._found = record["found"]
+
+    def _find(self, name: str) -> _Running:
+        try:
+            return self._running[name]
+        except KeyError:
+            raise StartError(f"no console '{name}'") from None
+
+    def _find_served(self, name: str) -> BridgedConsole | None:
+        """The console that a websocket client wants; without a name, the only one."""
+        if not name and len(self._running) == 1:
+            (name,) = self._running
+        running = self._running.get(name)
+        if running is None or running.bridged.ended:
+            return None
+        return running.bridged
+
+    def close(self) -> None:
+        self.websockets.close()
+        for bridged in self.consoles.values():
+            bridged.close()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def open_service(
+    consoles: Iterable[ConsoleSettings],
+    directory: Path,
+    *,
+    filed: Configuration | None = None,
+    reread: Callable[[], Configuration] | None = None,
+    changed: Callable[[], None] = lambda: None,
+    left: Left | None = None,
+) -> Iterator[Service]:
+    """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
+
+    ``filed`` is what the configuration file says; ``reread`` reads it again.  ``changed``
+    is called when a console has come, gone, or changed its state.  ``left`` is what another
+    process has handed over; its consoles are taken as they are, and no others.
+    """
+    filed = filed or Configuration()
+    consoles, own = list(consoles), {settings.name: settings for settings in filed.consoles}
+    _raise_descriptor_limit(len(consoles))
+    with ExitStack() as stack:
+        lock = left[1].take(left[0]["lock"]) if left is not None else None
+        runtime = stack.enter_context(RuntimeDirectory(directory, lock))
+        presence = stack.enter_context(_presence())
+        logs = Logs(log_directory(), warn)
+        service = Service(Common(runtime, presence, Listeners(), logs, changed), reread)
+        stack.callback(service.close)
+        service._configure(filed)  # noqa: SLF001 (its own maker)
+        if left is not None:
+            service.restore(*left)
+        else:
+            for settings in consoles:
+                service.bind(settings, own.get(settings.name))
+            service.websockets.open(filed.service)
+        yield service
+
+
+def _presence() -> Presence:
+    try:
+        return Presence()
+    except OSError as error:
+        raise StartError(
+            f"inotify: {error.strerror} (sysctl fs.inotify.max_user_instances)"
+        ) from error
+
+
+def _raise_descriptor_limit(consoles: int) -> None:
+    """Use all descriptors that we may, and say so at the start if they will not do."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = consoles * _DESCRIPTORS_PER_CONSOLE + MAX_ATTACHMENTS
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning(
+            "the limit of %d open files (ulimit -Hn) may not do for %d consoles; %d would",
+            hard,
+            consoles,
+            wanted,
+        )

@@ -1,0 +1,8 @@
+"""What a user may say.
+
+url     * where a console is
+access  * what it takes to be let in
+values  * what one value may be
+config    from TOML or words to records
+reload  * what a new configuration asks of the consoles that are there
+"""

@@ -1,0 +1,12 @@
+"""The connection to a console's server.
+
+certificate  * what a certificate says
+credentials    certificates and secrets in files
+protocol     * what is spoken: the face of it, and bytes as they are
+websocket    * RFC 6455 as QEMU speaks it
+dial           connecting
+transport      a socket's bytes, and leaving
+tls            TLS on a socket
+reach          from a URL to a connection
+upstream       made, kept drained, made again for ever
+"""

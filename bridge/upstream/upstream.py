@@ -1,0 +1,391 @@
+"""A console's one connection to QEMU: made at once, kept drained, made again for ever.
+
+Feeds the console what arrives, sends what it says, and names the state the connection is
+in.  How the states follow each other:
+
+    CONNECTING --answered 101--> ONLINE --ended--> WAITING --tried again--> ...
+        |---- not answered, not accepted: BUSY (stays queued, becomes ONLINE when served)
+        |---- nobody there, or ended: WAITING
+        `---- answered wrongly, or accepted and not answered: FAILED
+
+WAITING tries again by the clock, when a VM on this machine begins to listen, and when
+somebody attaches.  FAILED leaves the clock out where each attempt may type a request into
+a guest (protocol.Retry).  A server that never says that it serves us, a plain chardev,
+makes the console ONLINE with its first byte, or once it is seen to have accepted us.
+"""
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from socket import AF_UNIX
+from typing import Self
+
+import trio
+
+from bridge.base.handover import Bag, Ending, Record
+from bridge.console.console import Console
+from bridge.console.states import State
+from bridge.kernel import sockdiag
+from bridge.kernel.listeners import Listeners, Listening, is_local, who_listens
+from bridge.upstream.credentials import CredentialError
+from bridge.upstream.dial import DialError
+from bridge.upstream.protocol import End, Retry, Speech
+from bridge.upstream.reach import Reach
+from bridge.upstream.transport import Transport, TransportError, adopt
+
+READ_SIZE = 64 * 1024
+
+# Where more is there than one read takes, so many reads go by without a look at others.
+STRAIGHT = 4
+
+# How long a server may be silent until it is looked at, and how often from then on.
+FIRST_LOOK = 0.25
+NEXT_LOOK = 1.0
+
+# How long one on this machine may be silent after it has accepted us.
+SILENCE_LIMIT = 5.0
+
+# A connection that lasted so long was a good one: the next begins with the shortest delay.
+STEADY = 5.0
+
+HELD = "another client has this console; queued behind it"
+QUEUED = "queued, not served yet"
+UNSEEN = "no answer yet; most likely another client has this console"
+LOCKED = (
+    "nobody has this console, yet nobody is served: QEMU is stopped, or a client that left"
+    " badly has locked it (rescue: a byte from the guest, system_reset, or QMP chardev-change"
+    " to another port)"
+)
+
+
+def delays() -> Iterator[float]:
+    """Seconds to wait before each further attempt: 0.25 doubling to 15, with jitter."""
+    delay = 0.25
+    while True:
+        yield delay * random.uniform(0.75, 1.0)  # noqa: S311 (spreads load, hides nothing)
+        delay = min(2 * delay, 15.0)
+
+
+class Upstream:
+    """See the module; ``run`` until cancelled, then QEMU is left properly."""
+
+    def __init__(
+        self,
+        console: Console,
+        reach: Reach,
+        listeners: Listeners,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._console = console
+        self._reach = reach
+        self._address = reach.url.address
+        self._listeners = listeners
+        self._warn = warn
+        self._handed: _Connection | None = None  # from one process to the next
+
+    async def run(self) -> None:
+        backoff = delays()
+        while True:
+            known = who_listens(self._address)
+            began = trio.current_time()
+            retry = await self._connection()
+            if trio.current_time() > began + STEADY:
+                backoff = delays()
+            limit = math.inf if retry is Retry.NO else next(backoff)
+            with trio.move_on_after(limit):
+                await self._wait_cause(known)
+
+    def state(self, bag: Bag) -> Record | None:
+        """None where there is no connection, or none that can be handed over."""
+        return self._handed.state(bag) if self._handed is not None else None
+
+    def restore(self, record: Record, bag: Bag) -> None:
+        connection = _Connection.restore(self._reach, record, bag)
+        self._handed = connection
+        self._console.resume(connection if connection.speech.open else None)
+
+    async def _wait_cause(self, known: Listening) -> None:
+        """Wait for an event that makes another attempt worth while."""
+        async with trio.open_nursery() as nursery:
+
+            async def wait(cause: Awaitable[None]) -> None:
+                await cause
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, self._console.wait_attached())
+            if is_local(self._address):
+                nursery.start_soon(wait, self._listeners.wait_other(self._address, known))
+
+    async def _connection(self) -> Retry:
+        """Make one connection and serve it to its end."""
+        try:
+            connection = self._handed or _Connection(*await self._reach.connect())
+        except DialError as error:
+            self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
+            return Retry.YES
+        except CredentialError as error:
+            self._end(End(str(error), Retry.MAYBE))
+            return Retry.MAYBE
+        self._handed = None
+        end = None  # if the service is stopping
+        try:
+            end = await self._serve(connection)
+        finally:
+            handing = end is None and self._console.ending is Ending.HAND_OVER
+            if handing and connection.transport.portable:
+                self._handed = connection
+            else:
+                await self._close(connection, end)
+        if end.explain is not None:
+            self._end(replace(end, reason=await end.explain()))
+        return end.retry
+
+    async def _close(self, connection: "_Connection", end: End | None) -> None:
+        # First, so that nothing is typed into a connection that is ending.
+        self._console.hang_up()
+        if end is not None and end.explain is None:
+            self._end(end)
+        if not await connection.close():
+            self._warn("QEMU did not let go in time; the console may be locked")
+
+    def _end(self, end: End) -> None:
+        self._console.enter(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
+
+    async def _serve(self, connection: "_Connection") -> End:
+        """Read until the stream has an end; the two other tasks live as long."""
+        async with trio.open_nursery() as nursery:
+            reading = trio.CancelScope()
+            nursery.start_soon(connection.transport.flush, self._console.kick)
+            nursery.start_soon(self._judge_silence, connection, reading)
+            connection.begin()
+            with reading:
+                await self._read(connection)
+            nursery.cancel_scope.cancel()
+        assert connection.end is not None
+        return connection.end
+
+    async def _read(self, connection: "_Connection") -> None:
+        flood, counts = Flood(), self._console.counts
+        frames_before = counts.frames
+        await self._feed(connection)
+        while connection.end is None:
+            connection.unfed = payload = await connection.receive()
+            counts.frames = frames_before + connection.speech.frames
+            if connection.speech.open and self._console.line is not connection:
+                self._console.connect(connection)
+            if payload:
+                await self._feed(connection)
+                if pause := flood.pause(len(payload), connection.frames_sent, trio.current_time()):
+                    await trio.sleep(pause)
+
+    async def _feed(self, connection: "_Connection") -> None:
+        """Feed in pieces of which each leaves the attachments half a ring to take the last."""
+        size = self._console.scrollback.capacity // 2
+        while connection.unfed:
+            piece = connection.unfed[:size]
+            await self._console.wait_laggards(len(piece))
+            connection.unfed = connection.unfed[size:]
+            self._console.feed(piece)
+
+    async def _judge_silence(self, connection: "_Connection", reading: trio.CancelScope) -> None:
+        """While there is no answer: name the state, and give up on one who will not answer."""
+        pause, silence, unheld = FIRST_LOOK, 0.0, 0
+        while True:
+            await trio.sleep(pause)
+            if connection.speech.open or connection.end:
+                return
+            match connection.accepted():
+                case False:
+                    # A look may fall between one client's leaving and the next one's
+                    # turn: only the second that finds no holder says something.
+                    unheld = 0 if connection.held_by_another() else min(unheld + 1, 2)
+                    self._console.enter(State.BUSY, (HELD, QUEUED, LOCKED)[unheld])
+                case _ if connection.transport.open and not connection.speech.greets:
+                    # Nobody says that he serves us; as far as can be seen, he does.
+                    connection.speech.open = True
+                    self._console.connect(connection)
+                    return
+                case None if not connection.amid_handshake:
+                    self._console.enter(State.BUSY, UNSEEN)
+                case _:
+                    silence += pause
+                    if silence >= SILENCE_LIMIT:
+                        connection.give_up()
+                        reading.cancel()
+                        return
+            pause = NEXT_LOOK
+
+
+class Flood:
+    """Lets a guest that prints without end be read once a millisecond, not per handful of bytes.
+
+    A flood is a streak of small reads, each soon after the one before and with nothing
+    sent between them.  So neither the first bytes after quiet are delayed, nor an echo.
+    Pure; one per connection.
+    """
+
+    PAUSE = 0.001
+    GAP = 0.002
+    STREAK = 8
+    SMALL = READ_SIZE // 8
+
+    def __init__(self) -> None:
+        self._streak = 0
+        self._last = -math.inf
+        self._sent = 0
+
+    def pause(self, size: int, sent: int, now: float) -> float:
+        """How long to wait after a read of ``size`` bytes; ``sent`` counts frames sent so far."""
+        calm = size > self.SMALL or sent != self._sent or now > self._last + self.GAP
+        self._streak = 0 if calm else self._streak + 1
+        self._sent, self._last = sent, now
+        if self._streak < self.STREAK:
+            return 0.0
+        self._last += self.PAUSE
+        return self.PAUSE
+
+
+class _Connection:
+    """A connection and what is spoken on it: the Line that a console sends through."""
+
+    def __init__(self, transport: Transport, speech: Speech) -> None:
+        self.transport = transport
+        self.speech = speech
+        self._socket = transport.socket
+        self._last_sent = -math.inf  # input for the guest
+        self.frames_sent = 0
+        self._full_reads = 0  # in a row
+        self.unfed = b""
+        """Output that the console has still to take."""
+        self._begun = False
+
+    @classmethod
+    def restore(cls, reach: Reach, record: Record, bag: Bag) -> Self:
+        """Go on from ``state``."""
+        connection = adopt(bag.take(record["socket"]))
+        self = cls(*reach.resume(connection, record["speech"]))
+        self.transport.send(bag.take_bytes(record["unsent"]))
+        self.unfed = bag.take_bytes(record["unfed"])
+        self._last_sent = trio.current_time()  # at the latest
+        self._begun = True
+        return self
+
+    def state(self, bag: Bag) -> Record:
+        return {
+            "socket": bag.put(self._socket.fileno(), upstream=True),
+            "speech": self.speech.state(),
+            "unsent": bag.put_bytes(self.transport.unsent),
+            "unfed": bag.put_bytes(self.unfed),
+        }
+
+    def begin(self) -> None:
+        """Say what is said first, if this process is the first to serve the connection."""
+        if not self._begun:
+            self.transmit(self.speech.hello())
+            self._begun = True
+
+    @property
+    def end(self) -> End | None:
+        return self.speech.end
+
+    @property
+    def clear(self) -> bool:
+        """Nothing unsent, and no end: after a websocket's end nothing may be framed."""
+        return self.transport.clear and self.speech.end is None
+
+    def send(self, payload: bytes) -> None:
+        self._last_sent = trio.current_time()
+        self.frames_sent += 1
+        self.transmit(self.speech.send(payload))
+
+    def transmit(self, data: bytes) -> None:
+        try:
+            self.transport.send(data)
+        except TransportError as error:
+            self.speech.end = error.end
+
+    async def receive(self) -> bytes:
+        """Wait for bytes, return the payload in them; may set ``end``."""
+        if self._full_reads % STRAIGHT == 0:
+            await trio.lowlevel.wait_readable(self._socket)
+        try:
+            data = self.transport.read(READ_SIZE)
+        except TransportError as error:
+            self.speech.end = error.end
+            return b""
+        self._full_reads = self._full_reads + 1 if len(data) == READ_SIZE else 0
+        payload = b""
+        if data:
+            payload, reply = self.speech.receive(data)
+            if reply:
+                self.transmit(reply)
+        if self.transport.ended:
+            self.speech.receive_eof()
+        return payload
+
+    @property
+    def amid_handshake(self) -> bool:
+        """Somebody answers, but TLS is not up yet."""
+        return self.transport.heard and not self.transport.open
+
+    def give_up(self) -> None:
+        """He has accepted us, and is silent: he is no such server."""
+        what, setting = "websocket", "websocket=on"
+        if not self.transport.open:
+            what, setting = "TLS", "tls-creds"
+        self.speech.end = End(
+            f"connected, but no answer in {SILENCE_LIMIT:g} s: no {what} server;"
+            f" has the chardev {setting}?",
+            Retry.NO,
+        )
+
+    def accepted(self) -> bool | None:
+        """Has the server accepted us, or are we queued?  None if that cannot be seen."""
+        if self._socket.family == AF_UNIX:
+            return sockdiag.unix_peer_accepted(self._socket.fileno())
+        try:
+            # The server's end of this connection, if it is on this machine.
+            theirs = sockdiag.find_tcp(self._peer, self._own)
+        except OSError:  # reset; the reader is about to find out
+            return None
+        return None if theirs is None else theirs.inode != 0
+
+    def held_by_another(self) -> bool:
+        """Has the server accepted another client that is still there?
+
+        A locked QEMU keeps the socket of one that is gone: CLOSE_WAIT, or no row at all.
+        """
+        if self._socket.family == AF_UNIX:
+            return True  # sock_diag does not tell; the usual case is assumed
+        try:
+            own, (_, port) = self._own, self._peer
+        except OSError:
+            return True
+        return any(
+            row.inode and row.state == sockdiag.TcpState.ESTABLISHED and row.remote != own
+            for row in sockdiag.connected_to(port)
+        )
+
+    @property
+    def _own(self) -> sockdiag.Endpoint:
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    @property
+    def _peer(self) -> sockdiag.Endpoint:
+        host, port = self._socket.getpeername()[:2]
+        return host, port
+
+    async def close(self) -> bool:
+        """Leave as QEMU wants it; False if it did not close its end in time."""
+        if not self.transport.heard and self.accepted() is False:
+            # Still queued, so that nobody would answer our leaving.  When its turn comes
+            # QEMU meets request and end of stream together, and lets go.
+            self._socket.close()
+            return True
+        # Without an answer too: QEMU may have begun to serve us since the last look.
+        # Only the websocket of a QEMU can be locked; a plain chardev with much to read yet
+        # lets go when it has.
+        locked = self.speech.open and self.speech.greets
+        return await self.transport.leave(self._last_sent) or not locked
