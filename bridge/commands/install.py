@@ -111,7 +111,7 @@ def _unit_text(config: Path, runtime_dir: Path | None) -> str:
         words += ["--runtime-dir", str(runtime_dir.absolute())]
     from importlib import resources
 
-    template = resources.files("bridge").joinpath(unit.NAME).read_text(encoding="utf-8")
+    template = resources.files("bridge.systemd").joinpath(unit.NAME).read_text(encoding="utf-8")
     return unit.fill(template, words)
 
 
