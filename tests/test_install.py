@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bridge
 from bridge.base.errors import StartError
 from bridge.systemd import unit
 from tests.support.user import User, share
@@ -143,7 +144,7 @@ def test_a_checkout_that_is_not_installed_is_refused(
     user: User, home: dict[str, str], directory: Path
 ) -> None:
     """Started as `python -m bridge` in it, systemd would not find it."""
-    package = Path(unit.__file__).parent
+    package = Path(bridge.__file__).parent
     shutil.copytree(package, directory / "bridge", ignore=shutil.ignore_patterns("__pycache__"))
     command = ["sh", "-c", "cd $HOME && exec python3 -m bridge install"]
     done = user.run(command, env={**home, "PATH": "/usr/bin:/bin"})
