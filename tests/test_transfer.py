@@ -1,10 +1,16 @@
 """Bytes arrive: all values, in order, none lost, down and up."""
 
 import hashlib
+import itertools
+import os
 import random
+import select
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,15 +56,19 @@ def test_one_mebibyte_up_is_exact(user: User, directory: Path) -> None:
                 assert client.read_exactly(64).decode() == hashlib.sha256(NOISE).hexdigest()
 
 
-@pytest.fixture(params=[4096, pytest.param(65536, marks=pytest.mark.long)])
-def paste(request: pytest.FixtureRequest) -> bytes:
-    """Text of all printable characters in lines, of the size to be pasted."""
-    generator = random.Random(request.param)
+def lines_of(size: int, seed: int) -> bytes:
+    """Text of all printable characters in lines."""
+    generator = random.Random(seed)
     characters = bytes(range(0x21, 0x7F))
     lines: list[bytes] = []
-    while sum(map(len, lines)) < request.param:
+    while sum(map(len, lines)) < size:
         lines.append(bytes(generator.choices(characters, k=generator.randrange(1, 80))) + b"\r")
-    return b"".join(lines)[: request.param - 1] + b"\r"
+    return b"".join(lines)[: size - 1] + b"\r"
+
+
+@pytest.fixture(params=[4096, pytest.param(65536, marks=pytest.mark.long)])
+def paste(request: pytest.FixtureRequest) -> bytes:
+    return lines_of(request.param, request.param)
 
 
 @pytest.mark.parametrize("size", [4096, pytest.param(65536, marks=pytest.mark.long)])
@@ -103,6 +113,84 @@ def test_a_paste_into_linux_is_exact(
         client.read_until(b"guest# ")
         assert b"oe:" not in overruns
         assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
+
+
+class PtyClient(Client):
+    """The same by way of the PTY."""
+
+    def __init__(self, link: Path) -> None:
+        self.fd = os.open(link, os.O_RDWR | os.O_NOCTTY)
+        self.seen = b""
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def type(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+    def receive(self) -> bytes:
+        assert select.select([self.fd], [], [], 60)[0]
+        return os.read(self.fd, 1 << 16)
+
+
+def door(bridge: Bridge, kind: str) -> Client:
+    """Come in by PTY, raw or telnet port."""
+    if kind == "pty":
+        return PtyClient(bridge.link)
+    host, _, port = str(bridge.places[0][kind]).rpartition(":")
+    client = Client((host, int(port)))
+    client.socket.settimeout(60)
+    return client
+
+
+@contextmanager
+def busy(cores: int) -> Iterator[None]:
+    """Keep the host's processors at work."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+BACKGROUND = "while :; do echo the quick brown fox $((n += 1)); sleep 0.05; done & job=$!"
+CONDITIONS = ("idle", "busy", "background", "alike")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_64_kib_arrive_in_linux_20_of_20(
+    user: User, directory: Path, boot: Boot, linux: Path, figure: Figure
+) -> None:
+    """By each door, on an idle host and a busy one, beside a job that prints, and with equal lines."""
+    vm = boot("linux", linux=linux)
+    seconds = []
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        with Client(bridge.raw) as first:
+            first.socket.settimeout(60)
+            first.read_until(b"guest# ")
+        for number, (condition, kind) in zip(
+            range(20), itertools.cycle(itertools.product(CONDITIONS, ("pty", "raw", "telnet")))
+        ):
+            line = b"all lines are alike, all lines are alike\r"
+            text = line * (65536 // len(line)) if condition == "alike" else lines_of(65536, number)
+            with busy(2 if condition == "busy" else 0), door(bridge, kind) as client:
+                if condition == "background":
+                    ask(client, BACKGROUND)
+                began = time.monotonic()
+                client.type(b"md5sum\r")
+                client.read_until(b"md5sum\r\n")
+                client.type(text + b"\x04")
+                digest = hashlib.md5(text.replace(b"\r", b"\n")).hexdigest()
+                client.read_until(digest.encode())
+                seconds.append(time.monotonic() - began)
+                if condition == "background":
+                    ask(client, "kill $job")
+                assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial"), (condition, kind)
+    figure("64 KiB into Linux, 20 of 20", seconds)
 
 
 def ask(client: Client, command: str) -> bytes:

@@ -22,10 +22,13 @@ class Client:
     def type(self, data: bytes) -> None:
         self.socket.sendall(data)
 
+    def receive(self) -> bytes:
+        return self.socket.recv(1 << 16)
+
     def read_until(self, wanted: bytes) -> bytes:
         """Return what came up to ``wanted`` and with it; keep the rest for the next call."""
         while wanted not in self.seen:
-            data = self.socket.recv(1 << 16)
+            data = self.receive()
             assert data, f"closed, before {wanted!r}, after {self.seen[-200:]!r}"
             self.seen += data
         end = self.seen.index(wanted) + len(wanted)
