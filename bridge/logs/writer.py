@@ -27,6 +27,12 @@ from bridge.logs.file import LogFile, tidy
 # How long what is new may wait for more.
 BATCH_SECONDS = 0.1
 
+# Text that is held for the disk in all, before it is written; a log's own share comes on top.
+_AT_ONCE = 4 << 20
+
+# Text is made of so many logs' news, and then keys come first.
+_KEYS = 20
+
 # A disk that failed is tried again after so many seconds, the last again and again.
 _RETRIES = (1, 2, 4, 8, 15, 30)
 
@@ -137,13 +143,17 @@ class Logs:
 
     async def _write(self) -> None:
         while not self._stopping or self._dirty:
-            due = await self._wait_due()
             jobs = []
-            for log in due:
+            formed = 0
+            for number, log in enumerate(await self._wait_due(), 1):
                 text = log.take()
                 closing = log.closing and log.taken
                 jobs.append(_Job(log, text, log.more, closing, log.file.rotations))
-                await trio.lowlevel.checkpoint()  # a thousand of them must not delay a key
+                formed += len(text)
+                if formed > _AT_ONCE:
+                    break  # the others are first the next time
+                if not number % _KEYS:
+                    await trio.lowlevel.checkpoint()  # a thousand of them must not delay a key
             await trio.to_thread.run_sync(
                 _run_all, jobs, abandon_on_cancel=True, limiter=self._appending
             )
@@ -176,8 +186,10 @@ class Logs:
         if log.file.rotations != job.rotations:
             self._untidy[log.name] = trio.current_time() + CALM_SECONDS
             self._rotated.set()
-        if job.closing or (log.idle and not log.closing):
+        if job.closing or not log.closing:  # one that closes stays before its successor
             self._dirty.pop(log, None)
+            if not (job.closing or log.idle):
+                self._dirty[log] = None  # behind the others
 
     def _failed(self, log: ConsoleLog, error: OSError) -> None:
         if not log.failures:
