@@ -81,6 +81,7 @@ class Control:
             "sessions": {
                 name: [session_state(session, bag) for session in sessions]
                 for name, sessions in self._sessions.items()
+                if sessions  # else the console itself may be gone
             },
         }
 
@@ -98,7 +99,12 @@ class Control:
             for name, sessions in tuple(self._sessions.items()):
                 for session in tuple(sessions):
                     nursery.start_soon(self._run_session, name, session)
-            await accept_forever(self._listener, self._serve, nursery)
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(accept_forever, self._listener, self._serve, nursery)
+                await self._service.stopping.wait()
+                # Whoever comes now is for the process that goes on, and waits for it.
+                accepting.cancel_scope.cancel()
+            await trio.sleep_forever()
 
     async def _serve(self, client: trio.socket.SocketType) -> None:
         attached = None
@@ -130,8 +136,11 @@ class Control:
             try:
                 request = _parse(line)
                 if request["do"] == "attach":
-                    attachment = self._attachment(request, client)
+                    bridged = self._console(request)
+                    attachment = self._attachment(bridged, request, client)
                     await _write_line(client, {"ok": True})
+                    if bridged.ended:  # meanwhile, and who came with it has been sent away
+                        return None
                     return request["name"], Session(attachment, client)
                 answer = {"ok": True, **await self._verb(request)(request)}
             except BridgeError as error:
@@ -148,18 +157,20 @@ class Control:
 
     def _console(self, request: Request) -> BridgedConsole:
         name = _field(request, "name", str)
-        try:
-            return self._service.consoles[name]
-        except KeyError:
-            raise StartError(f"no console '{printable(name)}'") from None
+        bridged = self._service.consoles.get(name)
+        # One that is ending still holds its name and QEMU's connection, but nobody.
+        if bridged is None or bridged.ended:
+            raise StartError(f"no console '{printable(name)}'")
+        return bridged
 
-    def _attachment(self, request: Request, client: trio.socket.SocketType) -> Attachment:
-        bridged = self._console(request)
+    def _attachment(
+        self, bridged: BridgedConsole, request: Request, client: trio.socket.SocketType
+    ) -> Attachment:
         settings = bridged.settings
         replay, notices = request.get("replay"), request.get("notices")
         manners = Manners.of(
             Kind.ATTACH,
-            replay=settings.replay if replay is None else _field(request, "replay", int),
+            replay=settings.replay if replay is None else _size(request, "replay"),
             notices=settings.notices if notices is None else _field(request, "notices", bool),
             writable=not request.get("readonly", False),
         )
@@ -219,7 +230,7 @@ class Control:
         }
 
     async def _exec(self, _request: Request) -> Answer:
-        self._service.hand_over()
+        await self._service.hand_over()
         return {}
 
 
@@ -264,8 +275,22 @@ def _field(request: Request, name: str, kind: type[T]) -> T:
     return value
 
 
+def _size(request: Request, name: str) -> int:
+    size = _field(request, name, int)
+    if size < 0:
+        raise UsageError(f"{name}: found {_found(size)}; allowed: bytes, 0 or more")
+    return size
+
+
 _JSON_NAMES = {str: "string", int: "number", bool: "true or false", dict: "object"}
 
 
 def _found(value: object) -> str:
-    return printable(json.dumps(value), 60)
+    # What was nested deeply enough for json.loads may be too deep for json.dumps.
+    match value:
+        case list():
+            return "an array"
+        case dict():
+            return "an object"
+        case _:
+            return printable(json.dumps(value), 60)

@@ -6,8 +6,6 @@ Consoles may come, change and go while it runs.
 """
 
 import logging
-import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
@@ -20,13 +18,13 @@ import trio
 
 from bridge.base.errors import BridgeError, StartError
 from bridge.base.handover import Bag, Ending, Left, Record
-from bridge.endpoints.sockets import MAX_ATTACHMENTS
 from bridge.endpoints.websockets import WebSockets
 from bridge.kernel.listeners import Listeners
 from bridge.kernel.presence import Presence
 from bridge.kernel.runtime import RuntimeDirectory
 from bridge.logs.segments import log_directory
 from bridge.logs.writer import Logs
+from bridge.service import process
 from bridge.service.bridged import BridgedConsole, Common, Place, warn
 from bridge.service.looplag import LoopLag
 from bridge.settings.config import (
@@ -43,12 +41,6 @@ from bridge.vms.watch import Discovery
 
 log = logging.getLogger("ttybridge")
 
-# Upstream, PTY, raw, telnet and Unix listeners of each console, with a few clients each.
-_DESCRIPTORS_PER_CONSOLE = 9
-
-# HUP is heeded too, unless it was ignored when we started, as nohup(1) has it.
-HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-
 
 @dataclass(slots=True, eq=False)
 class _Running:
@@ -59,6 +51,10 @@ class _Running:
     """Its settings as the configuration file has them; None if it is not from there."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
+
+    async def end(self) -> None:
+        self.scope.cancel()
+        await self.ended.wait()
 
 
 class Service:
@@ -73,13 +69,15 @@ class Service:
         self._running: dict[str, _Running] = {}
         self.websockets = WebSockets(common.runtime.path, self._find_served)
         self._nursery: trio.Nursery | None = None
-        self._reloading = trio.Lock()
+        self._changing = trio.Lock()
+        """Held while a change of the consoles is under way, which others must not meet halfway."""
         self._defaults: Mapping[str, Any] = {}
         self._discovers = False
         self._watching = trio.CancelScope()
         self._found: Collection[str] = ()
         self._serving = trio.CancelScope()
         self.ending = Ending.LEAVE
+        self.stopping = trio.Event()
         self.tied = ""
         """Why this process cannot hand over, if it cannot."""
 
@@ -94,13 +92,9 @@ class Service:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """``ready`` is called when a stop signal would already end the service properly."""
-        heeded = list(HEEDED)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            heeded.append(signal.SIGHUP)
-        with trio.open_signal_receiver(*heeded) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGHUP})  # see _stop
+        with process.heeded_signals() as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey_signals, signals)
+                nursery.start_soon(self._obey_signals, signals, nursery)
                 nursery.start_soon(self._common.logs.run)  # past the consoles, for their ends
                 with self._serving:
                     await self._serve(ready)
@@ -117,24 +111,28 @@ class Service:
                 nursery.start_soon(self._run_console, running)
             ready()
 
-    async def _obey_signals(self, signals: AsyncIterator[int]) -> None:
-        """Stop at the first signal to; ``_stop`` sees to it that no second one cuts that short."""
-        terminal = _has_terminal()
+    async def _obey_signals(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        """Stop at the first signal to; ``_stop`` sees to it that no second one cuts that short.
+
+        What takes its time runs in ``nursery``: it may wait for QEMU, a stop may not.
+        """
+        terminal = process.has_terminal()
         async for number in signals:
             # HUP asks for a reload, or says (twice, maybe) that the terminal is closed.
-            closed = self._reread is None or (terminal and not _has_terminal())
+            closed = self._reread is None or (terminal and not process.has_terminal())
             if self._serving.cancel_called:
-                continue
-            if number == signal.SIGUSR2:
-                self._hand_over_or_say()
+                if self.ending is Ending.HAND_OVER:
+                    process.hold(number)
+            elif number == signal.SIGUSR2:
+                nursery.start_soon(self._hand_over_or_say)
             elif number != signal.SIGHUP or closed:
                 self._stop()
             else:
-                await self._reload_and_say()
+                nursery.start_soon(self._reload_and_say)
 
-    def _hand_over_or_say(self) -> None:
+    async def _hand_over_or_say(self) -> None:
         try:
-            self.hand_over()
+            await self.hand_over()
         except StartError as error:
             log.warning("%s", error)
 
@@ -158,6 +156,9 @@ class Service:
         left: Left | None = None,
     ) -> None:
         """Bind a console and, if the service runs, start it; raises StartError."""
+        self._check_lasting()
+        if settings.name in self._running:  # one was added while a reload waited
+            raise StartError(f"there is a console '{settings.name}' already")
         running = _Running(BridgedConsole(settings, self._common, left), filed)
         self._running[settings.name] = running
         self._common.changed()
@@ -166,8 +167,10 @@ class Service:
 
     async def remove(self, name: str) -> None:
         """End a console; QEMU is left properly.  Raises StartError if there is none."""
-        running = self._find(name)
-        running.scope.cancel()
+        async with self._changing:
+            self._check_lasting()
+            running = self._find(name)
+            running.scope.cancel()
         await running.ended.wait()
 
     async def reload(self) -> Reloaded:
@@ -177,7 +180,8 @@ class Service:
         """
         if self._reread is None:
             raise StartError("started without a configuration file: there is nothing to reload")
-        async with self._reloading:
+        async with self._changing:
+            await self._settle()
             configuration = self._reread()
             others = [r.bridged.settings for r in self._running.values() if r.filed is None]
             check_unique([*others, *configuration.consoles], configuration.service)
@@ -194,9 +198,10 @@ class Service:
         )
         async with trio.open_nursery() as nursery:
             for name in plan.removed | plan.replaced:
-                nursery.start_soon(self.remove, name)
+                nursery.start_soon(mine[name].end)
             for name in plan.changed:
                 nursery.start_soon(mine[name].bridged.let_go, plan.wanted[name])
+        self._check_lasting()
         done = Reloaded(
             sorted(plan.added), sorted(plan.removed), sorted(plan.changed | plan.replaced)
         )
@@ -205,6 +210,7 @@ class Service:
             self._configure(configuration)
         except StartError as error:
             done.errors.append(str(error))
+        self._check_lasting()
         for name in [n for n in plan.wanted if n in plan.added | plan.changed | plan.replaced]:
             try:
                 if name in plan.changed:
@@ -215,6 +221,17 @@ class Service:
             except StartError as error:
                 done.errors.append(str(error))
         return done
+
+    async def _settle(self) -> None:
+        """Wait for the consoles that are ending: their names and ports are free then."""
+        for running in tuple(self._running.values()):
+            if running.scope.cancel_called:
+                await running.ended.wait()
+
+    def _check_lasting(self) -> None:
+        """Raise StartError if it is too late to change anything."""
+        if self._serving.cancel_called:
+            raise StartError("the service is ending")
 
     # Consoles that are found.
 
@@ -264,22 +281,24 @@ class Service:
             self._common.changed()
             running.ended.set()
 
-    def hand_over(self) -> None:
+    async def hand_over(self) -> None:
         """End ``run`` with nothing closed and nobody left: another process will go on.
 
         Raises StartError where that cannot be.
         """
         if self.tied:
             raise StartError(f"not handed over: {self.tied}")
-        self.ending = Ending.HAND_OVER
-        for bridged in self.consoles.values():
-            bridged.console.ending = Ending.HAND_OVER
-        self._stop()
+        async with self._changing:
+            await self._settle()
+            self._check_lasting()
+            self.ending = Ending.HAND_OVER
+            for bridged in self.consoles.values():
+                bridged.console.ending = Ending.HAND_OVER
+            self._stop()
 
     def _stop(self) -> None:
-        # Blocked to the end, or until the process that goes on heeds them: a signal that
-        # killed us now would leave QEMU's consoles locked.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {*HEEDED, signal.SIGHUP})
+        process.hold_signals()
+        self.stopping.set()
         self._serving.cancel()
 
     def state(self, bag: Bag) -> Record:
@@ -332,14 +351,6 @@ class Service:
             bridged.close()
 
 
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
 @contextmanager
 def open_service(
     consoles: Iterable[ConsoleSettings],
@@ -358,7 +369,7 @@ def open_service(
     """
     filed = filed or Configuration()
     consoles, own = list(consoles), {settings.name: settings for settings in filed.consoles}
-    _raise_descriptor_limit(len(consoles))
+    process.raise_descriptor_limit(len(consoles))
     with ExitStack() as stack:
         lock = left[1].take(left[0]["lock"]) if left is not None else None
         runtime = stack.enter_context(RuntimeDirectory(directory, lock))
@@ -383,17 +394,3 @@ def _presence() -> Presence:
         raise StartError(
             f"inotify: {error.strerror} (sysctl fs.inotify.max_user_instances)"
         ) from error
-
-
-def _raise_descriptor_limit(consoles: int) -> None:
-    """Use all descriptors that we may, and say so at the start if they will not do."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    wanted = consoles * _DESCRIPTORS_PER_CONSOLE + MAX_ATTACHMENTS
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning(
-            "the limit of %d open files (ulimit -Hn) may not do for %d consoles; %d would",
-            hard,
-            consoles,
-            wanted,
-        )
