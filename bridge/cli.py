@@ -5,6 +5,7 @@ what is heavy (trio alone takes a fifth of a second) is imported where it is use
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from bridge.base.errors import BridgeError, UsageError
 from bridge.commands import ask as cmd_ask
 from bridge.commands import attach as cmd_attach
 from bridge.commands import check as cmd_check
+from bridge.commands import common as command
 from bridge.commands import discover as cmd_discover
 from bridge.commands import install as cmd_install
 from bridge.commands import log as cmd_log
@@ -26,10 +28,11 @@ from bridge.commands import wait as cmd_wait
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    _mend_streams()
     try:
         arguments = parser().parse_args(argv)
-        command: Callable[[argparse.Namespace], int] = arguments.command
-        return command(arguments)
+        run: Callable[[argparse.Namespace], int] = arguments.command
+        return run(arguments)
     except BridgeError as error:
         print(f"ttybridge: {error}", file=sys.stderr)
         return error.exit_code
@@ -37,8 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Nobody reads our output any more (`ttybridge ... | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        command.say_no_more()
         return 1
+
+
+def _mend_streams() -> None:
+    """Have standard streams that cannot surprise; a closed stdout stays None."""
+    # Else a socket of ours could become what something takes for stdin or stderr.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    if sys.stderr is None:
+        # print(file=None) would be to stdout.  Open to the end, as stderr is.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a locale without Unicode
 
 
 class _Parser(argparse.ArgumentParser):

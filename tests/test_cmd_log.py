@@ -50,7 +50,7 @@ def test_the_life_of_a_log(user: User, directory: Path) -> None:
         with Client(bridge.raw) as client:
             client.type(b"\x1b[31mred\x1b[m\r\nlogin: ")
             client.read_until(b"login: ")
-        eventually((directory / f"state/ttybridge/log/{NAME}.log").exists)
+        eventually(lambda: user.run(["ttybridge", "log", NAME]).stdout)
         shown = eventually(lambda: (s := lines(user)) and s[-1] == "| login: " and s)
         assert shown == [f"-- {NAME}: log begins", f"-- {NAME}: ONLINE", "| red", "| login: "]
         assert "| \x1b[31mred\x1b[m" in lines(user, "--raw")

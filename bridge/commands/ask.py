@@ -5,6 +5,7 @@ import base64
 import os
 from typing import TYPE_CHECKING, Any
 
+from bridge.base.printable import printable
 from bridge.commands import common as command
 from bridge.commands.client import Client
 
@@ -72,7 +73,7 @@ def _add(arguments: argparse.Namespace) -> int:
             settings[key] = port or False
     with _client(arguments) as client:
         added = client.ask("add", name=arguments.name, settings=settings)["console"]
-    print(added["link"] or added["raw"] or added["telnet"] or added["name"])
+    command.say(added["link"] or added["raw"] or added["telnet"] or added["name"])
     return 0
 
 
@@ -88,13 +89,11 @@ def _reload(arguments: argparse.Namespace) -> int:
             client.ask("exec")
             return _wait_new(arguments)
         done = client.ask("reload")
-    for what in ("added", "removed", "changed"):
-        for name in done[what]:
-            print(f"{what} {name}")
-    for key in done["service"]:
-        print(f"changed [service] {key}")
-    for error in done["errors"]:
-        print(f"failed {error}")
+    lines = [f"{what} {name}" for what in ("added", "removed", "changed") for name in done[what]]
+    lines += [f"changed [service] {key}" for key in done["service"]]
+    lines += [f"failed {printable(error, 1000)}" for error in done["errors"]]
+    if lines:
+        command.say("\n".join(lines))
     return 1 if done["errors"] else 0
 
 
@@ -102,5 +101,5 @@ def _wait_new(arguments: argparse.Namespace) -> int:
     """The new program answers on the same socket, as soon as it can."""
     with _client(arguments) as client:
         service = client.ask("status")["service"]
-    print(f"ttybridge {service['version']}, pid {service['pid']}")
+    command.say(f"ttybridge {service['version']}, pid {service['pid']}")
     return 0

@@ -3,6 +3,7 @@
 Imports nothing heavy; ``contrib/control.md`` says what is spoken.
 """
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -12,6 +13,9 @@ from bridge.base.errors import BridgeError, StartError
 from bridge.base.printable import printable
 from bridge.kernel.runtime import CONTROL, short_path
 
+# What connect(2) says where nobody listens.
+_NOBODY = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
+
 
 class AskError(BridgeError):
     """The service has refused, and said why."""
@@ -19,6 +23,10 @@ class AskError(BridgeError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(printable(message, 1000))
         self.exit_code = exit_code
+
+
+class GoneError(BridgeError):
+    """There was a service, and there is none any more; or the console has been removed."""
 
 
 class Client:
@@ -31,10 +39,7 @@ class Client:
                 self.socket.connect(path)
         except OSError as error:
             self.socket.close()
-            raise StartError(
-                f"no ttybridge runs with {directory}; start one with 'ttybridge run'"
-                " or 'systemctl --user start ttybridge'"
-            ) from error
+            raise unreachable(directory, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -45,13 +50,11 @@ class Client:
     def ask(self, do: str, **fields: object) -> dict[str, Any]:
         """Make one request; return the answer, or raise AskError with what the service says."""
         try:
-            self.socket.sendall(json.dumps({"do": do, **fields}).encode() + b"\n")
-            answer = json.loads(self._line())
-        except (OSError, ValueError) as error:
-            raise StartError("the service has gone away") from error
-        if not answer["ok"]:
-            raise AskError(answer["error"], answer["exit"])
-        return dict(answer)
+            self.socket.sendall(request(do, fields))
+            line = self._line()
+        except OSError as error:
+            raise GoneError("the service has gone away") from error
+        return answer(line)
 
     def attach(self, name: str, **options: object) -> socket.socket:
         """Have the connection become the console's bytes; ``options`` are the request's."""
@@ -59,11 +62,35 @@ class Client:
         return self.socket
 
     def _line(self) -> bytes:
-        """A whole line.  Looks before it takes: the console's bytes may follow."""
+        """What there is up to a line's end.  Looks before it takes: the console's bytes may follow."""
         line = b""
-        while not line.endswith(b"\n"):
-            seen = self.socket.recv(1 << 16, socket.MSG_PEEK)
-            if not seen:
-                raise ValueError
+        while not line.endswith(b"\n") and (seen := self.socket.recv(1 << 16, socket.MSG_PEEK)):
             line += self.socket.recv(seen.find(b"\n") + 1 or len(seen))
         return line
+
+
+def unreachable(directory: Path, error: OSError) -> StartError:
+    """Why the control socket in ``directory`` could not be connected to."""
+    if error.errno in _NOBODY:
+        return StartError(
+            f"no ttybridge runs with {printable(str(directory))}; start one with 'ttybridge run'"
+            " or 'systemctl --user start ttybridge'"
+        )
+    where = printable(str(directory / CONTROL))
+    return StartError(f"control socket {where}: {error.strerror or error}")
+
+
+def request(do: str, fields: dict[str, object]) -> bytes:
+    """The line that asks for ``do``."""
+    return json.dumps({"do": do, **fields}).encode() + b"\n"
+
+
+def answer(line: bytes) -> dict[str, Any]:
+    """What the line says, which may be cut short; raises AskError, GoneError."""
+    try:
+        said: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise GoneError("the service has gone away") from error
+    if not said["ok"]:
+        raise AskError(said["error"], said["exit"])
+    return said

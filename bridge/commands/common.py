@@ -2,10 +2,11 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.base.errors import ConfigError
+from bridge.base.errors import ConfigError, StartError
 from bridge.kernel.runtime import default_directory
 
 if TYPE_CHECKING:
@@ -26,6 +27,24 @@ def directory(arguments: argparse.Namespace) -> Path:
     """The runtime directory that ``arguments`` mean."""
     chosen: Path = arguments.runtime_dir or default_directory()
     return chosen.absolute()
+
+
+def say(text: str) -> None:
+    """Print ``text`` at once; raises StartError where that cannot be, BrokenPipeError too."""
+    if sys.stdout is None:  # closed by whoever started us
+        raise StartError("standard output is closed")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        say_no_more()
+        raise StartError(f"standard output: {error.strerror}") from error
+
+
+def say_no_more() -> None:
+    """Nobody reads our output any more: what is left of it must not be tried at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def port(text: str) -> int:

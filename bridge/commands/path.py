@@ -26,5 +26,5 @@ def _path(arguments: argparse.Namespace) -> int:
         raise StartError(
             f"no console '{printable(arguments.name)}' in {directory} (is ttybridge running?)"
         )
-    print(link)
+    command.say(str(link))
     return 0

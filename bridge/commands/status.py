@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from bridge.base.errors import UsageError
 from bridge.base.printable import printable
 from bridge.commands import common as command
 from bridge.commands.client import Client
@@ -22,8 +23,9 @@ def add_to(commands: "Subparsers") -> None:
     for name, more in (("status", "what each console does"), ("list", "the same as status")):
         status = commands.add_parser(name, help=more)
         status.add_argument("name", nargs="?", metavar="NAME")
-        status.add_argument("--json", action="store_true", help="one JSON object per console")
-        status.add_argument(
+        form = status.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="one JSON object per console")
+        form.add_argument(
             "--prometheus", action="store_true", help="figures of all consoles, for Prometheus"
         )
         status.add_argument("--watch", action="store_true", help="again every second")
@@ -32,15 +34,22 @@ def add_to(commands: "Subparsers") -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    with Client(command.directory(arguments)) as client:
-        while True:
+    if arguments.prometheus and arguments.name is not None:
+        raise UsageError("--prometheus is about all consoles; found a NAME, too")
+    directory = command.directory(arguments)
+    on_screen = arguments.watch and not arguments.json and sys.stdout and sys.stdout.isatty()
+    while True:
+        with Client(directory) as client:  # each time anew: the service may restart meanwhile
             text = _text(client, arguments)
-            if arguments.watch and not arguments.json and sys.stdout.isatty():
-                text = "\x1b[H\x1b[2J" + text
-            print(text, flush=True)
-            if not arguments.watch:
-                return 0
-            time.sleep(WATCH_INTERVAL)
+        command.say(_over_the_last(text) if on_screen else text)
+        if not arguments.watch:
+            return 0
+        time.sleep(WATCH_INTERVAL)
+
+
+def _over_the_last(text: str) -> str:
+    """Text for a terminal's whole screen that replaces what is there without a flicker."""
+    return "\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[J"
 
 
 def _text(client: Client, arguments: argparse.Namespace) -> str:
@@ -89,7 +98,7 @@ def _details(console: dict[str, Any], now: float) -> list[str]:
     for key in ("pty", "raw", "telnet", "unix", "pty_readonly", "raw_readonly"):
         if console[key]:
             where = f"{console['link']} -> {console[key]}" if key == "pty" else console[key]
-            lines.append(f"  {key.replace('_', ' '):12} {where}")
+            lines.append(f"  {key.replace('_', ' '):12} {printable(where, 4096)}")
     for a in console["attachments"]:
         may = "" if a["writable"] else ", reads only"
         behind = f", {_size(a['behind'])} behind" if a["behind"] else ""

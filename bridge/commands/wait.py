@@ -2,14 +2,16 @@
 
 import argparse
 import re
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from bridge.base.errors import StartError, UsageError
+from bridge.base.errors import UsageError
+from bridge.base.escapes import shown
 from bridge.base.printable import printable
 from bridge.commands import common as command
-from bridge.commands.client import Client
+from bridge.commands.client import Client, GoneError
 from bridge.console.manners import MAX_REPLAY
 
 if TYPE_CHECKING:
@@ -17,13 +19,9 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # as timeout(1) has it
 
-# Output in which a match may begin; what is older is forgotten.
-_WINDOW = 1 << 20
-
-# What a terminal would not show: escape sequences and control bytes but line ends and tabs.
-_UNSHOWN = re.compile(
-    r"\x1b(?:\[[ -?]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])|[\x00-\x08\x0b-\x1f\x7f]"
-)
+# Output in which a match may begin; what is older is forgotten.  The search is through all
+# of it at each piece that comes, so that more would make a flood outrun us.
+_WINDOW = 1 << 16
 
 
 def add_to(commands: "Subparsers") -> None:
@@ -54,26 +52,35 @@ def _wait(arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + arguments.timeout
     with Client(command.directory(arguments)) as client:
         replay = MAX_REPLAY if arguments.replay else 0
-        options = {"readonly": True, "replay": replay, "notices": False}
-        stream = client.attach(arguments.name, **options)
-        seen = b""
-        while True:
-            # Not at 0, which would be a socket that does not block.
-            stream.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                data = stream.recv(1 << 16)
-            except TimeoutError:
-                name = printable(arguments.name)
-                print(f"ttybridge: {name}: not seen in {arguments.timeout:g} s", file=sys.stderr)
-                return TIMED_OUT
-            if not data:
-                raise StartError("the service has gone away")
-            seen = (seen + data)[-_WINDOW:]
-            if match := pattern.search(shown(seen)):
-                print(printable(match[0], 4000))
-                return 0
+        stream = client.attach(arguments.name, readonly=True, replay=replay, notices=False)
+        found = _search(stream, pattern, deadline)
+    if found is None:
+        name = printable(arguments.name)
+        print(f"ttybridge: {name}: not seen in {arguments.timeout:g} s", file=sys.stderr)
+        return TIMED_OUT
+    command.say(printable(found, 4000))
+    return 0
 
 
-def shown(output: bytes) -> str:
-    """``output`` as a person reads it: text, tabs and line ends."""
-    return _UNSHOWN.sub("", output.decode("utf-8", "replace"))
+def _search(stream: socket.socket, pattern: re.Pattern[str], deadline: float) -> str | None:
+    """The first text that matches; None if it has not come by then.
+
+    Looks once in any case: a replay is there with the answer to `attach`.
+    """
+    seen = b""
+    while True:
+        # Not at 0, which would be a socket that does not block.
+        stream.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            data = stream.recv(_WINDOW)
+        except TimeoutError:
+            return None
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise GoneError("the console has been removed, or the service has ended")
+        seen = seen[-_WINDOW:] + data
+        if match := pattern.search(shown(seen)):
+            return match[0]
+        if time.monotonic() > deadline:
+            return None

@@ -78,6 +78,7 @@ class Attachment:
         codec: Codec | None = None,
         peer: str = "",
         held: bool = False,
+        greeting: bytes = b"",
     ) -> None:
         self.number = next(_numbers)
         self.manners = manners
@@ -95,7 +96,7 @@ class Attachment:
         self._input_ended = False
         self.over = False
         """The client is gone."""
-        self._extra = codec.greeting() if codec is not None else b""
+        self._extra = codec.greeting() if codec is not None else greeting
         self._line_start: int | None = self.position  # where the cursor stands at one for sure
         self._told = console.marked
         self.held = self._blocked = held

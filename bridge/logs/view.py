@@ -9,16 +9,11 @@ corrected reads as it was meant.
 import re
 from datetime import datetime, timedelta
 
+from bridge.base.escapes import ESCAPES
 from bridge.base.printable import printable
 from bridge.logs.transcript import COLUMN
 
 SINCE = "90s, 10min, 2h, 1d, 1w, or a date, a time or both as in 2026-11-24T20:15"
-
-# ECMA-48: CSI; the strings, if they end within the line; escape sequences with and without
-# intermediate bytes.
-_ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-OQ-WYZ\\`-~])"
-)
 
 # What may be the beginning of an escape sequence or of a character of UTF-8.
 _TORN = re.compile(
@@ -58,7 +53,7 @@ def render(lines: bytes) -> str:
     """Whole lines of a log, as many as they were, fit to be printed."""
     text = lines.decode("utf-8", "backslashreplace")
     if "\x1b" in text:
-        text = _ESCAPES.sub("", text)
+        text = ESCAPES.sub("", text)
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "\n".join(map(_render_line, text.split("\n")))

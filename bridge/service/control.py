@@ -10,7 +10,7 @@ import binascii
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -20,8 +20,9 @@ from bridge.base.errors import BridgeError, StartError, UsageError
 from bridge.base.handover import Bag, Left, Record
 from bridge.base.printable import printable
 from bridge.console.attach import Attachment, FdChannel
-from bridge.console.manners import Kind, Manners
+from bridge.console.manners import MAX_REPLAY, Kind, Manners
 from bridge.endpoints.sockets import (
+    MAX_ATTACHMENTS,
     Session,
     accept_forever,
     adopt_listener,
@@ -41,7 +42,11 @@ log = logging.getLogger("ttybridge")
 # A request is a line of this many bytes at most; `send` of a whole file is the longest.
 LINE_LIMIT = 1 << 20
 
+# Objects and lists in each other; those of `add` with headers are four.
+DEPTH_LIMIT = 16
+
 T = TypeVar("T")
+D = TypeVar("D")
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
@@ -57,7 +62,7 @@ class Control:
         except OSError as error:
             raise StartError(f"control socket {path}: {error.strerror or error}") from error
         self._listener.setblocking(False)
-        self._sessions: dict[str, list[Session]] = {}  # by the console's name
+        self._sessions: dict[Session, str] = {}  # with the console's name
         self._verbs: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status,
             "metrics": self._metrics,
@@ -76,14 +81,10 @@ class Control:
         self._listener.close()
 
     def state(self, bag: Bag) -> Record:
-        return {
-            "listener": bag.put(self._listener.fileno()),
-            "sessions": {
-                name: [session_state(session, bag) for session in sessions]
-                for name, sessions in self._sessions.items()
-                if sessions  # else the console itself may be gone
-            },
-        }
+        sessions: dict[str, list[Record]] = {}
+        for session, name in self._sessions.items():
+            sessions.setdefault(name, []).append(session_state(session, bag))
+        return {"listener": bag.put(self._listener.fileno()), "sessions": sessions}
 
     def _restore(self, record: Record, bag: Bag) -> None:
         """Take over the clients that were attached by way of another process."""
@@ -92,13 +93,12 @@ class Control:
             for each in sessions:
                 client = adopt(bag.take(each["client"]))
                 attachment = Attachment.restore(console, FdChannel(client), each["attachment"], bag)
-                self._sessions.setdefault(name, []).append(Session(attachment, client))
+                self._sessions[Session(attachment, client)] = name
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            for name, sessions in tuple(self._sessions.items()):
-                for session in tuple(sessions):
-                    nursery.start_soon(self._run_session, name, session)
+            for session in tuple(self._sessions):
+                nursery.start_soon(self._run_session, session)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(accept_forever, self._listener, self._serve, nursery)
                 await self._service.stopping.wait()
@@ -118,35 +118,32 @@ class Control:
             if attached is None:
                 client.close()
         if attached is not None:
-            name, session = attached
-            self._sessions.setdefault(name, []).append(session)
-            await self._run_session(name, session)
+            await self._run_session(attached)
 
-    async def _run_session(self, name: str, session: Session) -> None:
+    async def _run_session(self, session: Session) -> None:
         try:
             await session.attachment.run()
         finally:
             if session.attachment.over:
-                self._sessions[name].remove(session)
+                del self._sessions[session]
                 session.client.close()
 
-    async def _converse(self, client: trio.socket.SocketType) -> tuple[str, Session] | None:
+    async def _converse(self, client: trio.socket.SocketType) -> Session | None:
         """Answer requests until the end, or until one has become an attachment to a console."""
-        while (line := await _read_line(client)) is not None:
+        while True:
             try:
+                line = await _read_line(client)
+                if line is None:
+                    return None
                 request = _parse(line)
                 if request["do"] == "attach":
-                    bridged = self._console(request)
-                    attachment = self._attachment(bridged, request, client)
-                    await _write_line(client, {"ok": True})
-                    if bridged.ended:  # meanwhile, and who came with it has been sent away
-                        return None
-                    return request["name"], Session(attachment, client)
+                    session = Session(self._attachment(request, client), client)
+                    self._sessions[session] = request["name"]
+                    return session
                 answer = {"ok": True, **await self._verb(request)(request)}
             except BridgeError as error:
                 answer = {"ok": False, "error": str(error), "exit": error.exit_code}
             await _write_line(client, answer)
-        return None
 
     def _verb(self, request: Request) -> Callable[[Request], Awaitable[Answer]]:
         try:
@@ -158,28 +155,37 @@ class Control:
     def _console(self, request: Request) -> BridgedConsole:
         name = _field(request, "name", str)
         bridged = self._service.consoles.get(name)
-        # One that is ending still holds its name and QEMU's connection, but nobody.
-        if bridged is None or bridged.ended:
+        if bridged is None or bridged.ended:  # its upstream may still be taking its leave
             raise StartError(f"no console '{printable(name)}'")
         return bridged
 
-    def _attachment(
-        self, bridged: BridgedConsole, request: Request, client: trio.socket.SocketType
-    ) -> Attachment:
-        settings = bridged.settings
-        replay, notices = request.get("replay"), request.get("notices")
+    def _attachment(self, request: Request, client: trio.socket.SocketType) -> Attachment:
+        bridged = self._console(request)
+        settings, console = bridged.settings, bridged.console
+        replay = _option(request, "replay", int, settings.replay)
+        if replay is not None and not 0 <= replay <= MAX_REPLAY:
+            raise UsageError(f"replay: found {replay}; allowed: from 0 to {MAX_REPLAY} bytes")
         manners = Manners.of(
             Kind.ATTACH,
-            replay=settings.replay if replay is None else _size(request, "replay"),
-            notices=settings.notices if notices is None else _field(request, "notices", bool),
-            writable=not request.get("readonly", False),
+            replay=replay,
+            notices=_option(request, "notices", bool, settings.notices),
+            writable=not _option(request, "readonly", bool, False),
         )
+        if len(console.readers) >= MAX_ATTACHMENTS:
+            raise StartError(f"{console.name}: {MAX_ATTACHMENTS} are attached already")
         prepare(client)
-        channel = FdChannel(client)
-        return Attachment(bridged.console, channel, manners, peer=peer_name(client))
+        # The answer is the first that the attachment writes: were it awaited, the console
+        # might end, or all be handed over, with the client neither here nor there.
+        return Attachment(
+            console,
+            FdChannel(client),
+            manners,
+            peer=peer_name(client),
+            greeting=_line({"ok": True}),
+        )
 
     async def _status(self, request: Request) -> Answer:
-        if request.get("name") is not None:
+        if _option(request, "name", str, None) is not None:
             chosen = [self._console(request)]
         else:
             chosen = list(self._service.consoles.values())
@@ -237,23 +243,30 @@ class Control:
 async def _read_line(client: trio.socket.SocketType) -> bytes | None:
     """A whole line without its end; None at the end of the stream.
 
-    Looks before it takes: what follows an `attach` request is for the console.
+    Looks before it takes: what follows an `attach` request is for the console.  Raises
+    UsageError for a line that is too long, when it is over.
     """
     line = b""
-    while len(line) < LINE_LIMIT:
+    while True:
         seen = await client.recv(1 << 16, socket.MSG_PEEK)
         if not seen:
             return None
         head, newline, _ = seen.partition(b"\n")
-        line += await client.recv(len(head) + len(newline))
+        taken = await client.recv(len(head) + len(newline))
+        if len(line) <= LINE_LIMIT:
+            line += taken
+        if newline and len(line) > LINE_LIMIT:
+            raise UsageError(f"the request is too long; allowed: {LINE_LIMIT} bytes a line")
         if newline:
             return line[:-1]
-    await client.send(b'{"ok": false, "error": "the request is too long", "exit": 2}\n')
-    return None
+
+
+def _line(answer: Answer) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 async def _write_line(client: trio.socket.SocketType, answer: Answer) -> None:
-    data = memoryview(json.dumps(answer).encode() + b"\n")
+    data = memoryview(_line(answer))
     while data:
         data = data[await client.send(data) :]
 
@@ -265,24 +278,42 @@ def _parse(line: bytes) -> Request:
         raise UsageError("not a line of JSON") from None
     if not isinstance(request, dict) or "do" not in request:
         raise UsageError('a request is an object with "do"')
+    if _is_deep(request):  # who looks at it or prints it may be further down the stack than we
+        raise UsageError(f"values within values; allowed: {DEPTH_LIMIT} deep")
     return request
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(DEPTH_LIMIT):
+        level = [inner for outer in level for inner in _inner(outer)]
+    return bool(level)
+
+
+def _inner(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _field(request: Request, name: str, kind: type[T]) -> T:
     value = request.get(name)
-    if not isinstance(value, kind):
-        raise UsageError(f"{name}: found {_found(value)}; allowed: a JSON {_JSON_NAMES[kind]}")
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UsageError(f"{name}: found {_found(value)}; allowed: {_JSON_NAMES[kind]}")
     return value
 
 
-def _size(request: Request, name: str) -> int:
-    size = _field(request, name, int)
-    if size < 0:
-        raise UsageError(f"{name}: found {_found(size)}; allowed: bytes, 0 or more")
-    return size
+def _option(request: Request, name: str, kind: type[T], default: D) -> T | D:
+    """A field that may be missing, or null."""
+    return default if request.get(name) is None else _field(request, name, kind)
 
 
-_JSON_NAMES = {str: "string", int: "number", bool: "true or false", dict: "object"}
+_JSON_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+    dict: "an object",
+}
 
 
 def _found(value: object) -> str:
