@@ -203,6 +203,23 @@ def test_attach_stays(user: User, directory: Path) -> None:
                 seen += stream.recv(100)
 
 
+def test_numbers_stay_unique(user: User, directory: Path) -> None:
+    run = directory / "run"
+    with Bridge(user, run, "vm=ws://127.0.0.1:9") as bridge:
+        for _ in range(2):
+            with Client(bridge.raw):
+                bridge.wait_attached()
+            eventually(lambda: not bridge.status()["attachments"])
+        with Client(bridge.raw):
+            bridge.wait_attached()
+            user.run(["ttybridge", "reload", "--exec", "--runtime-dir", run])
+            with Client(bridge.raw), Client(bridge.raw), Client(bridge.raw):
+                bridge.wait_attached(4)
+                numbers = [attached["id"] for attached in bridge.status()["attachments"]]
+                assert numbers[0] == 3
+                assert len(set(numbers)) == 4, numbers
+
+
 def test_the_demo_says_that_it_cannot(user: User, bridge: Bridge) -> None:
     bridge.process.send_signal(signal.SIGUSR2)
     bridge.wait_message("not handed over: the built-in console lives in this process")

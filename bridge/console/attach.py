@@ -10,7 +10,6 @@ What is written besides the output at its position (a replay, a notice, a protoc
 answers) waits in one bytes object until it has left: nothing else comes in between.
 """
 
-import itertools
 import os
 import select
 import time
@@ -41,11 +40,19 @@ _TAIL = 256
 # strings in which screen and tmux take no notice of CAN.
 _CANCEL = b"\x18\x1b\\"
 
-_numbers = itertools.count(1)
+_last_number = 0
 
 
 class RejectedError(Exception):
     """The client must be sent away; nothing of its read was forwarded."""
+
+
+def _number(given: int | None = None) -> int:
+    """A number that no attachment has had, but the one it was ``given`` in another process."""
+    global _last_number  # noqa: PLW0603 (unique in the process)
+    number = _last_number + 1 if given is None else given
+    _last_number = max(_last_number, number)
+    return number
 
 
 class Channel(Protocol):
@@ -80,7 +87,7 @@ class Attachment:
         held: bool = False,
         greeting: bytes = b"",
     ) -> None:
-        self.number = next(_numbers)
+        self.number = _number()
         self.manners = manners
         self.peer = peer
         """Who this is, as far as it is known; for people to read."""
@@ -150,7 +157,7 @@ class Attachment:
             Kind(record["kind"]), record["replay"], record["notices"], record["writable"]
         )
         self = cls(console, channel, manners, peer=record["peer"], held=record["held"])
-        self.number = record["number"]
+        self.number = _number(record["number"])
         self._codec = codec
         self.since, self.typed_at = record["since"], record["typed_at"]
         self.position, self._line_start = record["position"], record["line_start"]
