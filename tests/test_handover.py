@@ -220,6 +220,34 @@ def test_numbers_stay_unique(user: User, directory: Path) -> None:
                 assert len(set(numbers)) == 4, numbers
 
 
+def test_nothing_is_given_up_where_the_program_is_gone(
+    user: User, directory: Path, base: Path
+) -> None:
+    """As after an update that went elsewhere: the service goes on as it is."""
+    script = directory / "started-by"
+    script.write_bytes((base / "venv" / "bin" / "ttybridge").read_bytes())
+    script.chmod(0o755)
+    run = directory / "run"
+    command: list[str | Path] = [
+        script,
+        "run",
+        "vm=ws://127.0.0.1:9",
+        "--runtime-dir",
+        run,
+        "--json",
+    ]
+    with user.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        script.unlink()
+        done = user.run(["ttybridge", "reload", "--exec", "--runtime-dir", run])
+        assert done.returncode == 1
+        assert f"not handed over: {script} cannot be read" in done.stderr
+        assert pid_of(run) == process.pid
+        process.terminate()
+        assert process.wait(10) == 0
+
+
 def test_the_demo_says_that_it_cannot(user: User, bridge: Bridge) -> None:
     bridge.process.send_signal(signal.SIGUSR2)
     bridge.wait_message("not handed over: the built-in console lives in this process")

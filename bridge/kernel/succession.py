@@ -78,6 +78,20 @@ def close(bag: Bag) -> None:
     _leave_all(connections)
 
 
+def obstacle() -> str:
+    """Why there can be no next process, as far as can be seen; empty if nothing is in its way.
+
+    An update may have taken away what this process was started from.
+    """
+    program, *words = [sys.executable, *sys.orig_argv[1:]]
+    if not os.access(program, os.X_OK):
+        return f"{program} cannot be executed"
+    # With a script it is the first word; an option, as -m, is looked up by Python.
+    if words and not words[0].startswith("-") and not os.access(words[0], os.R_OK):
+        return f"{words[0]} cannot be read"
+    return ""
+
+
 def become(record: Record, bag: Bag) -> NoReturn:
     """Replace this process by a new one of the same command line, which gets it all."""
     file = pack(record, bag)

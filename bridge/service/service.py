@@ -19,6 +19,7 @@ import trio
 from bridge.base.errors import BridgeError, StartError
 from bridge.base.handover import Bag, Ending, Left, Record
 from bridge.endpoints.websockets import WebSockets
+from bridge.kernel import succession
 from bridge.kernel.listeners import Listeners
 from bridge.kernel.presence import Presence
 from bridge.kernel.runtime import RuntimeDirectory
@@ -286,8 +287,8 @@ class Service:
 
         Raises StartError where that cannot be.
         """
-        if self.tied:
-            raise StartError(f"not handed over: {self.tied}")
+        if why := self.tied or succession.obstacle():
+            raise StartError(f"not handed over: {why}")
         async with self._changing:
             await self._settle()
             self._check_lasting()
