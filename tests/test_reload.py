@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,20 @@ def test_ports_can_change_hands_in_one_reload(filed: Filed) -> None:
         filed.write(console("a", NOBODY, f"raw = {two}") + console("b", NOBODY, f"raw = {one}"))
         assert filed.reload()["errors"] == []
         assert bridge.status()["raw"] == f"127.0.0.1:{two}"
+
+
+def test_what_could_not_be_bound_is_bound_by_the_next_reload(filed: Filed) -> None:
+    filed.write(console("vm", NOBODY))
+    with filed.bridge() as bridge:
+        bridge.wait_message("vm: WAITING")
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            filed.write(console("vm", NOBODY, f"telnet = {port}"))
+            assert "is in use" in filed.reload()["errors"][0]
+            assert "is in use" in filed.reload()["errors"][0]
+        assert filed.reload() == {"added": [], "removed": [], "changed": ["vm"], "errors": []}
+        assert bridge.status()["telnet"] == f"127.0.0.1:{port}"
+        assert filed.reload()["changed"] == []
 
 
 def test_a_bad_file_changes_nothing_and_says_why(filed: Filed, user: User) -> None:

@@ -129,12 +129,7 @@ class BridgedConsole:
     ``left`` is what another process has left of this console: its ``state`` and the bag.
     """
 
-    def __init__(
-        self,
-        settings: ConsoleSettings,
-        common: Common,
-        left: Left | None = None,
-    ) -> None:
+    def __init__(self, settings: ConsoleSettings, common: Common, left: Left | None = None) -> None:
         self.settings = settings
         self._common = common
         self._left = left
@@ -257,6 +252,11 @@ class BridgedConsole:
         part.scope.cancel()
         await part.ended.wait()
         part.close()
+
+    @property
+    def incomplete(self) -> bool:
+        """Something that the settings want could not be bound."""
+        return any(plan.name not in self._parts for plan in self._plans(self.settings))
 
     def _bind(self) -> None:
         """Make the parts that the settings want and that are not there."""

@@ -196,6 +196,7 @@ class Service:
             {name: r.filed for name, r in mine.items() if r.filed is not None},
             {name: r.bridged.settings for name, r in mine.items()},
             filed,
+            {name for name, r in mine.items() if r.bridged.incomplete},
         )
         async with trio.open_nursery() as nursery:
             for name in plan.removed | plan.replaced:

@@ -1,6 +1,7 @@
 """What a new configuration asks of the consoles that are there: the least change that does it."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from bridge.settings.config import PORTS, ConsoleSettings
@@ -46,9 +47,14 @@ def difference(
     filed: Mapping[str, ConsoleSettings],
     now: Mapping[str, ConsoleSettings],
     wanted: Mapping[str, ConsoleSettings],
+    incomplete: AbstractSet[str] = frozenset(),
 ) -> Difference:
-    """Compare the file as it was with the file as it is; ``now`` is what has become of the former."""
-    changed = {name for name in filed.keys() & wanted.keys() if filed[name] != wanted[name]}
+    """Compare the file as it was with the file as it is; ``now`` is what has become of the former.
+
+    To those that are ``incomplete`` what the file says has not happened yet.
+    """
+    staying = filed.keys() & wanted.keys()
+    changed = {name for name in staying if filed[name] != wanted[name] or name in incomplete}
     replaced = {n for n in changed if filed[n].scrollback != wanted[n].scrollback}
     effective = {
         name: _keep_ports(settings, filed[name], now[name]) if name in filed else settings
