@@ -267,11 +267,19 @@ def check_unique(
 ) -> None:
     """Raise UsageError where two consoles have the same name, or two endpoints the same port."""
     names: set[str] = set()
+    linked: set[str] = set()  # in the runtime directory
     ports: dict[int, str] = {}
     for console in consoles:
         if console.name in names:
             raise UsageError(f"two consoles are named '{console.name}'; give each its own NAME=URL")
         names.add(console.name)
+        links = {console.name} | ({f"{console.name}.ro"} if console.pty_readonly else set())
+        if taken := sorted(links & linked):
+            raise UsageError(
+                f"'{taken[0]}' is a console's name and the link of another's read-only PTY;"
+                " rename the console"
+            )
+        linked |= links
         for wanted in filter(None, (getattr(console, key) for key in PORTS)):
             if wanted == service.websocket:
                 raise UsageError(
