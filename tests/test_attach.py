@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import trio
 import trio.testing
 
-from bridge.console.attach import Attachment, FdChannel
+from bridge.console.attach import Attachment
+from bridge.console.channel import FdChannel
 from bridge.console.console import QUEUE_LIMIT, Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer

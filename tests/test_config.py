@@ -288,6 +288,8 @@ def test_the_link_of_a_readonly_pty_is_no_other_console_s() -> None:
     url = UpstreamUrl.parse("ws://h:1")
     one, two = ConsoleSettings("a", url, pty_readonly=True), ConsoleSettings("a.ro", url)
     for both in ([one, two], [two, one]):
-        with pytest.raises(UsageError, match=r"'a\.ro' is a console's name and the link of another"):
+        with pytest.raises(
+            UsageError, match=r"'a\.ro' is a console's name and the link of another"
+        ):
             check_unique(both)
     check_unique([replace(one, pty_readonly=False), two])

@@ -6,6 +6,7 @@ pacing      * how many bytes may be on their way to the guest
 states      * the states, and the sentence for each
 manners     * how those are treated who come in by an endpoint
 replay      * what of the past a terminal may be shown
+channel       a descriptor that never blocks
 console       the hub: feed, kick, and the accounting
 attach        one local session
 """

@@ -10,16 +10,16 @@ What is written besides the output at its position (a replay, a notice, a protoc
 answers) waits in one bytes object until it has left: nothing else comes in between.
 """
 
-import os
 import select
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol, Self
+from collections.abc import Mapping
+from typing import Self
 
 import trio
 
 from bridge.base.codec import Codec, Signal
 from bridge.base.handover import Bag, Ending, Record
+from bridge.console.channel import Channel, RejectedError
 from bridge.console.console import Console, InputQueue
 from bridge.console.manners import Kind, Manners
 from bridge.console.replay import replay, unfinished
@@ -43,34 +43,12 @@ _CANCEL = b"\x18\x1b\\"
 _last_number = 0
 
 
-class RejectedError(Exception):
-    """The client must be sent away; nothing of its read was forwarded."""
-
-
 def _number(given: int | None = None) -> int:
     """A number that no attachment has had, but the one it was ``given`` in another process."""
     global _last_number  # noqa: PLW0603 (unique in the process)
     number = _last_number + 1 if given is None else given
     _last_number = max(_last_number, number)
     return number
-
-
-class Channel(Protocol):
-    """A descriptor and how to read and write it; neither ever blocks."""
-
-    fd: int
-
-    def read(self, limit: int) -> bytes | None:
-        """Up to ``limit`` bytes; b"" at the end of input; None when there is none *now*.
-
-        May raise BlockingIOError, RejectedError, and OSError when the client is gone.
-        """
-
-    def write(self, data: bytes) -> int:
-        """Write what fits, return how much; BlockingIOError if nothing does."""
-
-    def gone(self) -> bool:
-        """After the end of input: has the client left altogether?"""
 
 
 class Attachment:
@@ -373,29 +351,3 @@ class Attachment:
                 with trio.move_on_after(LOOK_AGAIN):
                     await trio.lowlevel.wait_readable(epoll.fileno())
                     return
-
-
-class FdChannel:
-    """A stream socket, as it is; ``inspect`` sees the first read before anybody else."""
-
-    def __init__(
-        self,
-        client: trio.socket.SocketType,
-        *,
-        inspect: Callable[[bytes], None] | None = None,
-        gone: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.client = client
-        self.fd = client.fileno()
-        self.gone = gone
-        self.inspect = inspect
-
-    def read(self, limit: int) -> bytes | None:
-        data = os.read(self.fd, limit)
-        if self.inspect is not None and data:
-            inspect, self.inspect = self.inspect, None
-            inspect(data)
-        return data
-
-    def write(self, data: bytes) -> int:
-        return os.write(self.fd, data)

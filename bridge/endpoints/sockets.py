@@ -18,7 +18,8 @@ import trio
 
 from bridge.base.codec import Codec
 from bridge.base.handover import Bag, Left, Record
-from bridge.console.attach import Attachment, FdChannel, RejectedError
+from bridge.console.attach import Attachment
+from bridge.console.channel import FdChannel, RejectedError
 from bridge.console.console import Console
 from bridge.console.manners import Kind, Manners
 from bridge.endpoints.guard import looks_like_telnet, looks_like_web

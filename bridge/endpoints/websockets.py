@@ -21,7 +21,8 @@ import trio
 from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Left, Record
 from bridge.base.printable import printable
-from bridge.console.attach import Attachment, FdChannel
+from bridge.console.attach import Attachment
+from bridge.console.channel import FdChannel
 from bridge.console.console import Console
 from bridge.console.manners import Kind
 from bridge.endpoints import token

@@ -19,7 +19,8 @@ import trio
 from bridge.base.errors import BridgeError, StartError, UsageError
 from bridge.base.handover import Bag, Left, Record
 from bridge.base.printable import printable
-from bridge.console.attach import Attachment, FdChannel
+from bridge.console.attach import Attachment
+from bridge.console.channel import FdChannel
 from bridge.console.manners import MAX_REPLAY, Kind, Manners
 from bridge.endpoints.sockets import (
     MAX_ATTACHMENTS,
