@@ -85,8 +85,9 @@ def into_ipxe(console: Attached, size: int) -> Paste:
     console.drain(QUIET)
     seconds = time.monotonic() - begin - QUIET
     console.write(b"\r")
-    said = re.search(rb"\r\n([a-p ]*)\r\n", read_until(console, b"iPXE>"))
-    arrived = said[1] if said else b""
+    # The firmware's text console breaks lines and moves the cursor.
+    said = read_until(console, b"iPXE>").removesuffix(b"iPXE>")
+    arrived = re.sub(rb"\x1b\[[0-9;]*[A-Za-z]|[^a-p]", b"", said)
     return len(arrived), arrived == word, seconds
 
 
