@@ -375,10 +375,12 @@ class Console:
                 break
             queue = self._queues.popleft()
             data = queue.take(allowance)
-            if queue:
+            self.pacer.sent(data, now)
+            if queue and self.pacer.in_sequence:
+                self._queues.appendleft(queue)  # nobody's key comes amid an escape sequence
+            elif queue:
                 self._queues.append(queue)  # to the end: every typist gets his turn
             self._took(data)
-            self.pacer.sent(data, now)
             self.counts.sent += len(data)
             self.line.send(data)
         deadline = self.pacer.deadline(self.pending)
