@@ -1,6 +1,7 @@
 """Input arrives: a pacer against simulated guests, in simulated time."""
 
 import itertools
+import json
 import math
 import random
 from collections import deque
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from bridge.console.echo import find_echo
 from bridge.console.pacing import (
+    ECHOED_WAIT,
     KEYSTROKE_WAIT,
     PROBE_INTERVAL,
     PROBES,
     SINGLES_UNKNOWN,
+    UNECHOED_WAIT,
     WINDOW,
     Input,
     Mode,
@@ -289,3 +292,123 @@ def test_a_whole_echo_is_found_in_any_surroundings(
     count, end = find_echo(before + in_flight + after, in_flight)
     assert count >= min(4, len(in_flight))
     assert 0 < end <= len(before + in_flight + after)
+
+
+def test_the_slow_start() -> None:
+    """One by one until 64 are echoed; then 2, 4, 8, 16 together as echoes come."""
+    pacer, now = Pacer(), 0.0
+    portions: list[int] = []
+    while not portions or portions[-1] < WINDOW:
+        count = pacer.allowance(now, 1000)
+        portions.append(count)
+        pacer.sent(b"x" * count, now)
+        assert pacer.allowance(now, 1000) == 0
+        now += 0.001
+        pacer.output(b"x" * count, now)
+    assert portions == [1] * (SINGLES_UNKNOWN + 1) + [2, 4, 8, 16]
+
+
+def open_wide(pacer: Pacer) -> float:
+    """Echo until the window is open; return the time of the last echo."""
+    now = 0.0
+    while pacer.window < WINDOW:
+        count = pacer.allowance(now, 1000)
+        pacer.sent(b"x" * count, now)
+        now += 0.001
+        pacer.output(b"x" * count, now)
+    return now
+
+
+def test_a_miss_closes_the_window_and_is_counted() -> None:
+    pacer = Pacer()
+    now = open_wide(pacer)
+    pacer.sent(b"0123456789abcdef", now)
+    assert pacer.allowance(now + ECHOED_WAIT - 0.001, 1000) == 0
+    assert pacer.deadline(1000) == pytest.approx(now + ECHOED_WAIT)
+    assert pacer.allowance(now + ECHOED_WAIT, 1000) == 1
+    told = pacer.statistics()
+    assert (told.window, told.misses, told.in_flight) == (1, 1, 0)
+
+
+def test_a_reset_closes_the_window_and_forgets() -> None:
+    pacer = Pacer()
+    now = open_wide(pacer)
+    pacer.sent(b"in flight", now)
+    pacer.reset()
+    told = pacer.statistics()
+    assert (told.window, told.in_flight, told.sent) == (1, 0, 0)
+    assert pacer.allowance(now, 1000) == 1
+
+
+def test_the_first_unechoed_byte_is_waited_for_briefly() -> None:
+    pacer = Pacer()
+    pacer.sent(b"x", 0.0)
+    assert pacer.allowance(UNECHOED_WAIT - 0.001, 1000) == 0
+    pacer.allowance(UNECHOED_WAIT, 1000)
+    assert pacer.mode is Mode.TIMED
+    assert pacer.statistics().timed == 1
+
+
+def test_a_partial_echo_is_no_miss() -> None:
+    """What is echoed in pieces, each in time, keeps the window open."""
+    pacer = Pacer()
+    now = open_wide(pacer)
+    pacer.sent(b"0123456789abcdef", now)
+    for piece in (b"0123", b"4567", b"89ab", b"cdef"):
+        now += 0.9 * ECHOED_WAIT
+        pacer.output(piece, now)
+    assert pacer.statistics().misses == 0
+    assert pacer.window == WINDOW
+
+
+class Polled(Uart):
+    """Looks with the clock of the BIOS, as iPXE does; what it gets is shown at the next look.
+
+    Without a FIFO.  While its one byte is not taken QEMU reads no further, so one more may
+    wait in the socket; all that waits there is then read at once, and only one is kept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(fifo=1, latency=0.055, cooked=False)
+        self._socket = b""
+        self._shown = b""
+
+    def receive(self, data: bytes) -> None:
+        if self._waiting:
+            self._socket += data
+        else:
+            super().receive(data)
+
+    def look(self) -> bytes:
+        shown, self._shown = self._shown, super().look()
+        super().receive(self._socket)
+        self._socket = b""
+        return shown
+
+
+def test_a_guest_that_looks_with_the_clock_of_the_bios() -> None:
+    guest = Polled()
+    data = b"dhcp net0 && chain http://boot.example.org/menu.ipxe"
+    paste(Pacer(), guest, data)
+    guest.look()
+    guest.look()
+    assert guest.got == data
+
+
+@pytest.mark.parametrize("late", [0.1, 0.2, 0.4])
+def test_a_busy_host_that_shows_the_first_echo_late(late: float) -> None:
+    guest = Uart(latency=late)
+    paste(Pacer(), guest, TEXT[:200])
+    assert guest.got == TEXT[:200]
+
+
+def test_state_is_restored_in_another_process() -> None:
+    pacer, other = Pacer(), Pacer()
+    now = open_wide(pacer)
+    pacer.sent(b"0123456789", now)
+    other.restore(json.loads(json.dumps(pacer.state(now + 0.1))), 7.0)
+    for one, clock in ((pacer, now + 0.2), (other, 7.1)):
+        one.output(b"01234", clock)
+        assert one.statistics() == pacer.statistics()
+        assert one.allowance(clock, 1000) == 16 - 5
+    assert other.statistics().sent == pacer.statistics().sent > 0
