@@ -274,7 +274,7 @@ def test_garbage_after_the_handshake_ends_the_connection_not_the_attachments(
             bridge.wait_attached()
             first.sendall(b"\x82\x02ok" + b"\xf2\x01x")
             client.read_until(b"ok")
-            bridge.wait_message("vm: WAITING: not what a websocket server sends")
+            bridge.wait_message("vm: WAITING: the server sent what is not accepted")
         with accept(listener) as second:
             second.sendall(b"\x82\x05again")
             client.read_until(b"again")

@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -62,6 +63,30 @@ RUNS = st.builds(
     ),
 )
 LONG = st.builds(lambda size: frame(bytes(i % 251 for i in range(size))), st.integers(120, 70_000))
+# Both sides of each border between the forms of a length (RFC 6455, 5.2).
+EDGES = st.builds(
+    lambda size, count: frame(bytes(i % 251 for i in range(size))) * count,
+    st.sampled_from([0, 1, 125, 126, 127, 255, 256, 65535, 65536]),
+    st.integers(1, 3),
+)
+# A length in a longer form than it needs, which QEMU takes and others may send.
+OVERLONG = st.builds(
+    lambda payload, wide: (
+        struct.pack("!BBQ" if wide else "!BBH", 0x82, 127 if wide else 126, len(payload)) + payload
+    ),
+    st.binary(max_size=200),
+    st.booleans(),
+)
+# One message in fragments, with control frames in between (RFC 6455, 5.4).
+FRAGMENTS = st.builds(
+    lambda parts, ping: b"".join(
+        frame(part, 0 if i else 2, fin=i == len(parts) - 1)
+        + (frame(ping, 9) if i < len(parts) - 1 else b"")
+        for i, part in enumerate(parts)
+    ),
+    st.lists(st.binary(max_size=40), min_size=2, max_size=6),
+    st.binary(max_size=10),
+)
 CONTROL = st.builds(frame, st.binary(max_size=130), st.sampled_from([9, 10]))
 CLOSE = st.builds(
     frame, st.sampled_from([b"", b"\x03\xe8", b"\x03\xe8bye", b"\x03", b"\0\0"]), st.just(8)
@@ -70,9 +95,11 @@ ODD = st.builds(
     frame, st.binary(max_size=20), st.integers(0, 15), fin=st.booleans(), mask=st.booleans()
 )
 RAW = st.binary(max_size=12)
-STREAMS = st.lists(st.one_of(PLAIN, RUNS, RUNS, LONG, CONTROL, CLOSE, ODD, RAW), max_size=8).map(
-    b"".join
-)
+DATA = [PLAIN, RUNS, RUNS, LONG, EDGES, OVERLONG, FRAGMENTS]
+STREAMS = st.lists(st.one_of(*DATA, CONTROL, CLOSE, ODD, RAW), max_size=8).map(b"".join)
+# Without violations, so that what follows is reached.
+LAWFUL = st.lists(st.one_of(*DATA, CONTROL), max_size=8).map(b"".join)
+SMALL = [PLAIN, OVERLONG, FRAGMENTS, CONTROL]
 
 
 def reference(stream: bytes) -> tuple[bytes, bytes, bool]:
@@ -115,12 +142,12 @@ def decode(stream: bytes, cuts: list[int]) -> tuple[bytes, bytes, bool]:
     return payload, reply, wire.end is not None
 
 
-@given(STREAMS, st.lists(st.integers(0, 1 << 20), max_size=6))
+@given(st.one_of(STREAMS, LAWFUL), st.lists(st.integers(0, 1 << 20), max_size=6))
 def test_any_stream_cut_anywhere_means_the_same(stream: bytes, cuts: list[int]) -> None:
     assert decode(stream, cuts) == reference(stream)
 
 
-@given(st.lists(st.one_of(PLAIN, CONTROL, CLOSE, ODD, RAW), max_size=6).map(b"".join))
+@given(st.lists(st.one_of(*SMALL, CLOSE, ODD, RAW), max_size=6).map(b"".join))
 def test_any_stream_byte_by_byte_means_the_same(stream: bytes) -> None:
     assert decode(stream, list(range(len(stream)))) == reference(stream)
 
@@ -181,11 +208,54 @@ def test_a_frame_in_single_bytes_is_looked_at_only_when_whole() -> None:
     assert looks < 10
 
 
-def test_a_frame_beyond_the_limit_is_refused_from_its_header() -> None:
+def test_a_run_in_single_bytes_costs_the_same_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much has come before: counted in bytes that are looked through."""
+    looked: list[int] = []
+    original = websocket.peel
+
+    def count(buffer: bytes, at: int, payload: list[bytes]) -> tuple[int, int]:
+        looked.append(len(buffer) - at)
+        return original(buffer, at, payload)
+
+    monkeypatch.setattr(websocket, "peel", count)
+    stream = frame(b"a") * 5000 + frame(b"bcd") * 5000
     wire = open_wire()
-    wire.receive(struct.pack("!BBQ", 0x82, 127, MAX_FRAME + 1))
+    got = b"".join(wire.receive(stream[i : i + 1])[0] for i in range(len(stream)))
+    assert got == b"a" * 5000 + b"bcd" * 5000
+    assert sum(looked) <= 3 * len(stream)
+
+
+@pytest.mark.parametrize("step", [1, 1000, 64 * 1024])
+def test_the_largest_frame_costs_its_own_size_in_memory(step: int) -> None:
+    size = MAX_FRAME if step > 1 else MAX_FRAME // 8
+    stream = frame(b"x" * size)
+    wire = open_wire()
+    got = b""
+    tracemalloc.start()
+    try:
+        for at in range(0, len(stream), step):
+            payload, _ = wire.receive(stream[at : at + step])
+            got = got or payload
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert got == b"x" * size
+    assert peak < 5 * size
+
+
+@pytest.mark.parametrize("size", [MAX_FRAME + 1, 16 << 20, (1 << 63) - 1])
+@pytest.mark.parametrize("step", [1, 10])
+def test_a_frame_beyond_the_limit_is_refused_from_its_header(size: int, step: int) -> None:
+    """So its size in memory is never asked for; and the reason says what the limit is."""
+    wire = open_wire()
+    header = struct.pack("!BBQ", 0x82, 127, size)
+    for at in range(0, len(header), step):
+        wire.receive(header[at : at + step])
     assert wire.end is not None
-    assert "PayloadTooBig" in wire.end.reason
+    assert wire.end.reason == (
+        f"the server sent what is not accepted: PayloadTooBig:"
+        f" frame with {size} bytes exceeds limit of {MAX_FRAME} bytes"
+    )
 
 
 def test_sends_one_masked_final_binary_frame() -> None:

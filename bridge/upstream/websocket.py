@@ -208,7 +208,7 @@ class Wire:
         if self._protocol.parser_exc is not None:
             violation = type(self._protocol.parser_exc).__name__
             text = printable(str(self._protocol.parser_exc))
-            self.end = End(f"not what a websocket server sends: {violation}: {text}")
+            self.end = End(f"the server sent what is not accepted: {violation}: {text}")
         return self._outgoing()
 
     def _outgoing(self) -> bytes:
