@@ -14,8 +14,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.console import QUEUE_LIMIT, Console, InputQueue
-from bridge.pacing import Input, Pacer
+from bridge.console.console import QUEUE_LIMIT, Console, InputQueue
+from bridge.console.pacing import Input, Pacer
 
 Typing = list[tuple[float, bytes]]  # (seconds to wait first, what is then typed)
 

@@ -376,10 +376,8 @@ class Console:
             queue = self._queues.popleft()
             data = queue.take(allowance)
             self.pacer.sent(data, now)
-            if queue and self.pacer.in_sequence:
-                self._queues.appendleft(queue)  # nobody's key comes amid an escape sequence
-            elif queue:
-                self._queues.append(queue)  # to the end: every typist gets his turn
+            if queue:  # to the end: every typist gets his turn, but none amid an escape sequence
+                self._queues.insert(0 if self.pacer.in_sequence else len(self._queues), queue)
             self._took(data)
             self.counts.sent += len(data)
             self.line.send(data)
