@@ -71,12 +71,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def figure() -> Callable[[str, list[float]], None]:
-    """Report how many seconds something took, each time; printed at the end, never judged."""
+def figure() -> Callable[..., None]:
+    """Report how much something took or lost, each time; printed at the end, never judged."""
 
-    def report(what: str, seconds: list[float]) -> None:
-        median, most = statistics.median(seconds), max(seconds)
-        _figures.append(f"{what}: median {median:.2f} s, most {most:.2f} s of {len(seconds)}")
+    def report(what: str, figures: list[float], unit: str = "s") -> None:
+        median, most = statistics.median(figures), max(figures)
+        _figures.append(
+            f"{what}: median {median:.2f} {unit}, most {most:.2f} {unit} of {len(figures)}"
+        )
 
     return report
 

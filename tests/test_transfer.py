@@ -25,13 +25,13 @@ from tests.support.user import User
 from tests.support.waiting import eventually
 
 MIB = 1 << 20
-Figure: TypeAlias = Callable[[str, list[float]], None]
+Figure: TypeAlias = Callable[..., None]
 NOISE = random.Random(0).randbytes(MIB)
 
 
-def settings(directory: Path, url: str, clocking: str) -> str:
+def settings(directory: Path, url: str, setting: str) -> str:
     config = directory / "config.toml"
-    config.write_text(f'[consoles.vm]\nurl = "{url}"\ninput = "{clocking}"\n')
+    config.write_text(f'[consoles.vm]\nurl = "{url}"\n{setting}\n')
     config.chmod(0o644)
     return str(config)
 
@@ -48,7 +48,7 @@ def test_one_mebibyte_down_is_exact(user: User, directory: Path) -> None:
 def test_one_mebibyte_up_is_exact(user: User, directory: Path) -> None:
     """To a guest that takes what comes (`direct`); it answers with the sum of what it got."""
     with Fake("digest") as vm:
-        config = settings(directory, vm.url, "direct")
+        config = settings(directory, vm.url, 'input = "direct"')
         with Bridge(user, directory / "run", "--config", config) as bridge:
             bridge.wait_message("ONLINE")
             with Client(bridge.raw) as client:
@@ -113,6 +113,72 @@ def test_a_paste_into_linux_is_exact(
         client.read_until(b"guest# ")
         assert b"oe:" not in overruns
         assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
+
+
+def test_a_paste_into_a_uart_without_fifo_is_exact(user: User, directory: Path, boot: Boot) -> None:
+    """As boot loaders have it; QEMU 7.2 drops one of two bytes that come together."""
+    vm = boot("echo")
+    text = lines_of(1400, 1400)
+    config = settings(directory, vm.url, "window = 1")
+    with Bridge(user, directory / "run", "--config", config) as bridge:
+        with Client(bridge.raw) as client:
+            bridge.wait_message("ONLINE")
+            reach_echo(client)
+            client.type(text)
+            assert client.read_exactly(len(text)) == text
+
+
+@pytest.mark.long
+def test_a_command_pasted_at_ipxe_is_exact(user: User, directory: Path, boot: Boot) -> None:
+    """A network card's firmware, which looks at its port 18 times a second; no settings."""
+    vm = boot("ipxe")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        client.read_until(b"for the iPXE command line")
+        client.type(b"\x02")
+        client.read_until(b"iPXE>")
+        client.type(b"echo dhcp-net0-chain-http://boot.example.org/menu.ipxe")
+        client.read_until(b"menu.ipxe")
+        client.type(b"\r")
+        client.read_until(b"\r\ndhcp-net0-chain-http://boot.example.org/menu.ipxe\r\n")
+
+
+def test_a_paste_through_a_virtio_console_is_exact(
+    user: User, directory: Path, boot: Boot, linux: Path, paste: bytes
+) -> None:
+    """Directly: QEMU 7.2 itself loses nothing of 64 KiB there, though of a mebibyte."""
+    vm = boot("linux", linux=linux, virtio=True)
+    config = settings(directory, vm.url, 'input = "direct"')
+    with Bridge(user, directory / "run", "--config", config) as bridge:
+        with Client(bridge.raw) as client:
+            client.socket.settimeout(60)
+            client.read_until(b"guest# ")
+            client.type(b"md5sum\r")
+            client.read_until(b"md5sum\r\n")
+            client.type(paste + b"\x04")
+            client.read_until(hashlib.md5(paste.replace(b"\r", b"\n")).hexdigest().encode())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_what_a_guest_without_echo_loses(
+    user: User, directory: Path, boot: Boot, linux: Path, figure: Figure
+) -> None:
+    """Nothing proves there that the guest has read: on QEMU 7.2 no promise, but a figure."""
+    vm = boot("linux", linux=linux)
+    lost: dict[int, list[float]] = {0: [], 2: []}
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        client.socket.settimeout(60)
+        client.read_until(b"guest# ")
+        for cores, figures in lost.items():
+            for number in range(5):
+                client.type(b"stty -echo; wc -c; stty echo\r")
+                client.read_until(b"stty echo\r\n")
+                with busy(cores):
+                    client.type(lines_of(4096, number) + b"\r\x04")
+                    said = client.read_until(b"guest# ")
+                figures.append(4097 - int(said.split()[0]))
+    figure("bytes lost of 4 KiB without echo, idle host", lost[0], "bytes")
+    figure("bytes lost of 4 KiB without echo, busy host", lost[2], "bytes")
 
 
 class PtyClient(Client):
