@@ -4,6 +4,7 @@ To leave a console that does not let go takes its time; all this falls into it.
 """
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,8 +186,14 @@ def test_a_request_that_is_odd_is_refused(bridge: Bridge) -> None:
             assert control.socket.recv(4096).startswith(b'{"ok": false'), request[:60]
 
 
+def blocks_signals(pid: int) -> bool:
+    """Does the main thread?"""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return re.search(r"^SigBlk:\s*0+$", status, re.MULTILINE) is None
+
+
 def test_stops_that_follow_a_handover_are_for_the_next_process(filed: Filed) -> None:
-    """At whatever moment they come, and though a thread is there that takes signals, too."""
+    """Though a thread is there that takes signals, too."""
     with Fake("echo") as vm:
         url = vm.url.replace("127.0.0.1", "localhost")  # looked up by a thread
         many = "".join(console(f"c{number}", NOBODY) for number in range(100))
@@ -194,7 +201,11 @@ def test_stops_that_follow_a_handover_are_for_the_next_process(filed: Filed) -> 
         for _ in range(3):
             with filed.bridge() as bridge:
                 bridge.wait_message("vm: (ONLINE|BUSY)")
+                threads = Path(f"/proc/{bridge.process.pid}/task")
+                assert len(os.listdir(threads)) > 1
                 bridge.process.send_signal(signal.SIGUSR2)
-                while bridge.process.poll() is None:
+                while not blocks_signals(bridge.process.pid):
+                    pass  # what is aimed at lasts some milliseconds
+                while len(os.listdir(threads)) > 1:  # up to the exec
                     bridge.process.send_signal(signal.SIGTERM)
-                assert bridge.process.returncode == 0
+                assert bridge.process.wait(20) == 0
