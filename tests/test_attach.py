@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
@@ -261,3 +262,130 @@ async def test_one_who_closes_without_a_sign_is_missed(
         closed = True
         await trio.sleep(2)
         assert not hub.readers
+
+
+# Notices.
+
+TERMINAL = Manners(Kind.TELNET, notices=True)
+WAITING = b"[ttybridge: vm is waiting for ws://h]\r\n"
+ONLINE = b"[ttybridge: vm is online]\r\n"
+
+
+def hang_up(hub: Console) -> None:
+    hub.hang_up()
+    hub.enter(State.WAITING, "gone")
+
+
+async def test_who_attaches_is_told_why_nothing_comes() -> None:
+    hub, _ = console()
+    hang_up(hub)
+    async with attached(hub, manners=TERMINAL) as client:
+        assert await receive(client, len(WAITING)) == WAITING
+        hub.enter(State.FAILED, "bad \x1b[31m")
+        failed = b"[ttybridge: vm has failed: bad \\x1b[31m]\r\n"
+        assert await receive(client, len(failed)) == failed
+
+
+async def test_who_attaches_while_all_is_well_is_told_nothing() -> None:
+    hub, _ = console()
+    async with attached(hub, manners=TERMINAL) as client:
+        hub.feed(b"login: ")
+        assert await client.receive_some() == b"login: "
+
+
+@pytest.mark.parametrize(
+    ("output", "lead"),
+    [
+        (b"", b""),
+        (b"login: ", b"\r\n"),
+        (b"a line\r\n", b"\r"),
+        (b"a line\n\r", b"\r"),
+        (b"a line\n", b"\r"),
+        (b"\r\nred \x1b[3", b"\x18\x1b\\\r\n"),
+        (b"\x1b]0;title", b"\x18\x1b\\\r\n"),
+        (b"\xe2\x82", b"\x18\x1b\\\r\n"),
+        (b"\x1b[31mred", b"\r\n"),
+    ],
+)
+async def test_a_notice_has_a_line_of_its_own_and_is_within_no_sequence(
+    output: bytes, lead: bytes
+) -> None:
+    hub, line = console()
+    async with attached(hub, manners=TERMINAL) as client:
+        hub.feed(output)
+        hang_up(hub)
+        hub.connect(line)
+        hub.feed(b"booting")
+        expected = output + lead + WAITING + ONLINE + b"booting"
+        assert await receive(client, len(expected)) == expected
+
+
+async def test_a_notice_has_its_place_in_the_stream() -> None:
+    """However late it is read."""
+    hub, line = console()
+    before, after = b"before\r\n" * 4000, b"after\r\n"
+    async with attached(hub, small=True, manners=TERMINAL) as client:
+        hub.feed(before)
+        hang_up(hub)
+        hub.connect(line)
+        hub.feed(after)
+        expected = before + b"\r" + WAITING + ONLINE + after
+        assert await receive(client, len(expected)) == expected
+
+
+async def test_who_was_overtaken_is_told_how_much_is_missing() -> None:
+    hub, _ = console()
+    text = b"".join(b"%08d\r\n" % n for n in range(20_000))
+    async with attached(hub, small=True, manners=TERMINAL) as client:
+        for at in range(0, len(text), 1000):
+            hub.feed(text[at : at + 1000])
+        seen = b""
+        while not seen.endswith(b"00019999\r\n"):
+            seen += await client.receive_some()
+    notice = b"\x18\x1b\\\r\n[ttybridge: vm: %d bytes skipped, read too slowly]\r\n" % (
+        hub.counts.skipped
+    )
+    first, found, rest = seen.partition(notice)
+    assert found
+    assert first == text[: len(first)]
+    assert rest == text[len(first) + hub.counts.skipped :]
+
+
+async def test_programs_are_told_nothing() -> None:
+    hub, line = console()
+    async with attached(hub) as raw, attached(hub, manners=Manners(Kind.TELNET)) as quiet:
+        hub.feed(b"one")
+        hang_up(hub)
+        hub.connect(line)
+        hub.feed(b"two")
+        assert await receive(raw, 6) == b"onetwo"
+        assert await receive(quiet, 6) == b"onetwo"
+    hang_up(hub)
+    async with attached(hub) as raw:
+        hub.connect(line)
+        hub.feed(b"three")
+        assert await receive(raw, 5) == b"three"
+
+
+# Replay.
+
+
+async def test_the_past_is_shown_and_the_present_goes_on() -> None:
+    hub, _ = console()
+    hub.feed(b"old\r\n" * 10 + b"login: \x1b[6n\x1b[3")
+    async with attached(hub, manners=Manners(Kind.TELNET, replay=24)) as client:
+        hub.feed(b"1mred\x1b[6n")
+        expected = b"old\r\nlogin: \x1b[31mred\x1b[6n"
+        assert await receive(client, len(expected)) == expected
+    async with attached(hub, manners=Manners(Kind.TELNET, replay=0)) as client:
+        hub.feed(b"live")
+        assert await receive(client, 4) == b"live"
+
+
+async def test_the_past_comes_before_the_notice_at_attach() -> None:
+    hub, _ = console()
+    hub.feed(b"panic \x1b[6n")
+    hang_up(hub)
+    async with attached(hub, manners=Manners(Kind.TELNET, replay=100, notices=True)) as client:
+        expected = b"panic \r\n" + WAITING
+        assert await receive(client, len(expected)) == expected

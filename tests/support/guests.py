@@ -71,24 +71,6 @@ class Hex(Deaf):
             yield b"<%02x>" % byte
 
 
-BEGUN = [
-    b"\x1b",
-    b"\x1b[3",
-    b"\x1b(",
-    b"\x1b]0;half a title",
-    b"\x1bP1$qhalf a string",
-    b"\x1b_half a string",
-    b"\xe2\x82",
-]
-
-
-class Begun(Deaf):
-    """Prints a line and the begin of a sequence: the one with the number typed."""
-
-    def receive(self, data: bytes) -> Iterator[bytes]:
-        yield b"some text" + BEGUN[int(data)]
-
-
 GUESTS: dict[str, type[Echo | Flood | Deaf | Shell]] = {
     "echo": Echo,
     "echofifo": Echo,
@@ -97,6 +79,5 @@ GUESTS: dict[str, type[Echo | Flood | Deaf | Shell]] = {
     "noise": Noise,
     "digest": Digest,
     "hex": Hex,
-    "begun": Begun,
     "shell": Shell,
 }
