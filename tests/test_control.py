@@ -183,7 +183,8 @@ def test_the_other_answers_are_as_documented(user: User, directory: Path) -> Non
             added = lines.ask({"do": "add", "name": "x", "settings": {"url": NOBODY}})
             assert list(added) == ["ok", "console"]
             assert added["console"]["name"] == "x"
-            assert lines.ask({"do": "break", "name": "x"}) == {"ok": True}
+            refused = lines.ask({"do": "break", "name": "x"})
+            assert refused["error"] == "x: there is no way yet to send it a BREAK"
             assert lines.ask({"do": "remove", "name": "x"}) == {"ok": True}
             config.write_text(f'[consoles.y]\nurl = "{NOBODY}"')
             reloaded = lines.ask({"do": "reload"})
