@@ -1,8 +1,10 @@
 """A new process of the same service: nobody who is attached notices, and nothing is lost."""
 
+import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -269,6 +271,27 @@ def test_a_record_comes_out_as_it_went_in() -> None:
         again.take(found["pipe"])
     os.close(read)
     os.close(write)
+
+
+def test_connections_with_high_descriptors_are_left_too() -> None:
+    """select(2) knows none above 1023."""
+    ours, theirs = socket.socketpair()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        high = fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD_CLOEXEC, 1500)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    ours.close()
+    bag = Bag()
+    bag.put(high, upstream=True)
+    threading.Timer(0.1, theirs.shutdown, [socket.SHUT_WR]).start()
+    succession.close(bag)
+    theirs.settimeout(5)
+    assert theirs.recv(1) == b""
+    theirs.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(high)
 
 
 def test_a_record_of_another_format_is_refused_and_its_connections_are_left(

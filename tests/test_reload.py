@@ -120,6 +120,22 @@ def test_a_change_touches_only_what_it_is_about(filed: Filed, vm: Fake) -> None:
                 assert not Path(after["unix"]).exists()
 
 
+def test_a_reload_after_a_new_process_makes_parts_anew(filed: Filed, user: User, vm: Fake) -> None:
+    """What the process before has left was used up when this one began."""
+    filed.write(console("vm", vm.url))
+    with filed.bridge() as bridge:
+        bridge.wait_message("vm: ONLINE")
+        done = user.run(["ttybridge", "reload", "--exec", "--runtime-dir", filed.run])
+        assert done.returncode == 0
+        port = free_port()
+        filed.write(console("vm", vm.url, f"telnet = {port}"))
+        assert filed.reload()["changed"] == ["vm"]
+        assert bridge.status()["telnet"] == f"127.0.0.1:{port}"
+        with Client(("127.0.0.1", port)):
+            bridge.wait_attached()
+        assert bridge.process.poll() is None
+
+
 def test_ports_can_change_hands_in_one_reload(filed: Filed) -> None:
     one, two = free_port(), free_port()
     filed.write(console("a", NOBODY, f"raw = {one}") + console("b", NOBODY, f"raw = {two}"))

@@ -116,21 +116,24 @@ def inherit() -> tuple[Record, Bag] | None:
 def _leave_all(connections: Iterable[socket.socket]) -> None:
     """End our side of each, and read until QEMU has ended its own."""
     deadline = time.monotonic() + LEAVE_LIMIT
-    left = set()
+    poll = select.poll()  # not select(2), which knows no descriptor above 1023
+    left: dict[int, socket.socket] = {}
     for connection in connections:
         try:
             connection.shutdown(socket.SHUT_WR)
-            left.add(connection)
         except OSError:  # gone
             connection.close()
+            continue
+        left[connection.fileno()] = connection
+        poll.register(connection, select.POLLIN)
     while left and (wait := deadline - time.monotonic()) > 0:
-        for connection in select.select(left, [], [], wait)[0]:
+        for fd, _ in poll.poll(wait * 1000):
             try:
-                gone = not connection.recv(1 << 16)
+                gone = not left[fd].recv(1 << 16)
             except OSError:
                 gone = True
             if gone:
-                left.discard(connection)
-                connection.close()
-    for connection in left:
+                poll.unregister(fd)
+                left.pop(fd).close()
+    for connection in left.values():
         connection.close()

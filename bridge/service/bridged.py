@@ -155,6 +155,7 @@ class BridgedConsole:
         except BaseException:
             self.close()
             raise
+        self._left = None  # used up: what a reload makes anew is new
 
     def _on_state(self, console: Console) -> None:
         self._state_log(console)
