@@ -155,7 +155,6 @@ class BridgedConsole:
         except BaseException:
             self.close()
             raise
-        self._left = None  # used up: what a reload makes anew is new
 
     def _on_state(self, console: Console) -> None:
         self._state_log(console)
@@ -185,6 +184,7 @@ class BridgedConsole:
     async def run(self) -> None:
         """Serve until cancelled; QEMU is left properly, unless all is handed over."""
         self._start_log(self._left_of("log"))
+        self._left = None  # used up: what a reload makes anew is new
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
