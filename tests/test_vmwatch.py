@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from bridge.base.errors import StartError
-from bridge.service.service import Service, open_service
+from bridge.service.opening import open_service
+from bridge.service.service import Service
 from bridge.settings.config import ConsoleSettings
 from bridge.settings.url import UpstreamUrl
 from bridge.vms.discovery import Found, Kernel, Slot, consoles

@@ -6,8 +6,10 @@ messages    what is said on stderr
 guest     * the machine behind the built-in console
 demo        the built-in console
 process     signals and descriptors
-bridged     one console with all its ways in and out
-service     all of them
+parts       the ways in and out of one console: what is asked for, how it is made
+bridged     one console with all its parts
+service     all consoles
+opening     the service made, with everything bound
 status      what can be told of them
 control     the socket where it is asked
 daemon      the whole process, from start to end

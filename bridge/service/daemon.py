@@ -17,7 +17,8 @@ from bridge.kernel import succession
 from bridge.service.bridged import Place
 from bridge.service.control import Control
 from bridge.service.demo import ConsoleServer
-from bridge.service.service import Service, open_service
+from bridge.service.opening import open_service
+from bridge.service.service import Service
 from bridge.settings.config import Configuration, ConsoleSettings
 from bridge.systemd import notify as systemd
 from bridge.systemd.supervision import Supervision

@@ -1,17 +1,13 @@
 """The whole: every console, in one nursery.
 
-``open_service`` binds everything or raises StartError; what it gives is then run.  So the
-addresses that are announced are real, and a port in use is found before anything starts.
 Consoles may come, change and go while it runs.
 """
 
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -20,14 +16,10 @@ from bridge.base.errors import BridgeError, StartError
 from bridge.base.handover import Bag, Ending, Left, Record
 from bridge.endpoints.websockets import WebSockets
 from bridge.kernel import succession
-from bridge.kernel.listeners import Listeners
-from bridge.kernel.presence import Presence
-from bridge.kernel.runtime import RuntimeDirectory
-from bridge.logs.segments import log_directory
-from bridge.logs.writer import Logs
 from bridge.service import process
-from bridge.service.bridged import BridgedConsole, Common, Place, warn
+from bridge.service.bridged import BridgedConsole, Place
 from bridge.service.looplag import LoopLag
+from bridge.service.parts import Common
 from bridge.settings.config import (
     PORTS,
     Configuration,
@@ -209,7 +201,7 @@ class Service:
         )
         try:
             done.service.extend(await self.websockets.change(configuration.service))
-            self._configure(configuration)
+            self.configure(configuration)
         except StartError as error:
             done.errors.append(str(error))
         self._check_lasting()
@@ -237,7 +229,7 @@ class Service:
 
     # Consoles that are found.
 
-    def _configure(self, configuration: Configuration) -> None:
+    def configure(self, configuration: Configuration) -> None:
         """Heed what the configuration says beside its consoles and the websocket."""
         self._defaults = configuration.defaults
         self._discovers = configuration.service.discover
@@ -351,48 +343,3 @@ class Service:
         self.websockets.close()
         for bridged in self.consoles.values():
             bridged.close()
-
-
-@contextmanager
-def open_service(
-    consoles: Iterable[ConsoleSettings],
-    directory: Path,
-    *,
-    filed: Configuration | None = None,
-    reread: Callable[[], Configuration] | None = None,
-    changed: Callable[[], None] = lambda: None,
-    left: Left | None = None,
-) -> Iterator[Service]:
-    """Bind everything; raises StartError.  On leaving, everything is closed and unpublished.
-
-    ``filed`` is what the configuration file says; ``reread`` reads it again.  ``changed``
-    is called when a console has come, gone, or changed its state.  ``left`` is what another
-    process has handed over; its consoles are taken as they are, and no others.
-    """
-    filed = filed or Configuration()
-    consoles, own = list(consoles), {settings.name: settings for settings in filed.consoles}
-    process.raise_descriptor_limit(len(consoles))
-    with ExitStack() as stack:
-        lock = left[1].take(left[0]["lock"]) if left is not None else None
-        runtime = stack.enter_context(RuntimeDirectory(directory, lock))
-        presence = stack.enter_context(_presence())
-        logs = Logs(log_directory(), warn)
-        service = Service(Common(runtime, presence, Listeners(), logs, changed), reread)
-        stack.callback(service.close)
-        service._configure(filed)  # noqa: SLF001 (its own maker)
-        if left is not None:
-            service.restore(*left)
-        else:
-            for settings in consoles:
-                service.bind(settings, own.get(settings.name))
-            service.websockets.open(filed.service)
-        yield service
-
-
-def _presence() -> Presence:
-    try:
-        return Presence()
-    except OSError as error:
-        raise StartError(
-            f"inotify: {error.strerror} (sysctl fs.inotify.max_user_instances)"
-        ) from error
