@@ -12,9 +12,10 @@ import trio.testing
 
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
-from bridge.console.console import QUEUE_LIMIT, Console
+from bridge.console.console import Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
+from bridge.console.queue import QUEUE_LIMIT
 from bridge.console.states import State
 
 RING = 64 * 1024

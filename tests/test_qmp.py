@@ -13,6 +13,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.base.errors import UrlError
+from bridge.settings.monitor import Address, address_text, parse_address
 from bridge.settings.url import TcpAddress, UnixAddress
 from bridge.vms import qmp
 from bridge.vms.qmp import (
@@ -182,15 +184,15 @@ def test_what_a_filename_says(filename: str, socket: SocketInfo | None) -> None:
         ("tcp://[::1]:4444", TcpAddress("::1", 4444)),
     ],
 )
-def test_addresses(text: str, address: qmp.Address) -> None:
-    assert qmp.parse_address(text) == address
-    assert qmp.parse_address(qmp.address_text(address)) == address
+def test_addresses(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    assert parse_address(address_text(address)) == address
 
 
 @pytest.mark.parametrize("text", ["", "unix://", "q", "tcp://h", "tcp://h:0", "/" + "x" * 108])
 def test_addresses_that_are_none(text: str) -> None:
-    with pytest.raises(QmpError, match="allowed: unix:///PATH or tcp://HOST:PORT"):
-        qmp.parse_address(text)
+    with pytest.raises(UrlError, match="allowed: unix:///PATH or tcp://HOST:PORT"):
+        parse_address(text)
 
 
 # --- on a real QEMU

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.base.codec import Signal
-from bridge.endpoints.telnet import Code, Option, Telnet, TelnetState
+from bridge.base.telnet import Code, Option, Telnet, TelnetState
 
 pytestmark = pytest.mark.timeout(600)  # 10 000 examples on a busy machine
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.endpoints.telnet import Code
+from bridge.base.telnet import Code
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.fake import Fake

@@ -14,8 +14,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.console.console import QUEUE_LIMIT, Console, InputQueue
+from bridge.console.console import Console
 from bridge.console.pacing import Input, Pacer
+from bridge.console.queue import QUEUE_LIMIT, InputQueue
 
 Typing = list[tuple[float, bytes]]  # (seconds to wait first, what is then typed)
 

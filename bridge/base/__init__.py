@@ -4,5 +4,6 @@ errors     * what can go wrong because of somebody else
 printable  * text made safe to print
 escapes    * text as a person reads it
 codec      * the face of what stands between a client and the bytes
+telnet     * telnet, both sides of it
 handover   * records, and the descriptors they speak of
 """

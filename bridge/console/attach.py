@@ -19,9 +19,11 @@ import trio
 
 from bridge.base.codec import Codec, Signal
 from bridge.base.handover import Bag, Ending, Record
+from bridge.base.printable import printable
 from bridge.console.channel import Channel, RejectedError
-from bridge.console.console import Console, InputQueue
+from bridge.console.console import Console
 from bridge.console.manners import Kind, Manners
+from bridge.console.queue import InputQueue
 from bridge.console.replay import replay, unfinished
 from bridge.console.states import State, sentence
 
@@ -76,7 +78,7 @@ class Attachment:
         self._console = console
         self.channel = channel
         self._codec = codec
-        self._queue = InputQueue()
+        self._queue = InputQueue(self._tell_break)
         self._queue.owned = True
         self._input_ended = False
         self.over = False
@@ -119,6 +121,7 @@ class Attachment:
             "input_ended": self._input_ended,
             "extra": bag.put_bytes(self._extra),
             "typed": bag.put_bytes(self._queue.peek()),
+            "breaks": self._queue.breaks,
         }
 
     @classmethod
@@ -142,7 +145,7 @@ class Attachment:
         self._told, self._input_ended = record["told"], record["input_ended"]
         self._extra = bag.take_bytes(record["extra"])
         self._resumed = True
-        console.requeue(self._queue, bag.take_bytes(record["typed"]))
+        console.requeue(self._queue, bag.take_bytes(record["typed"]), record.get("breaks", ()))
         return self
 
     def codec_state(self) -> Mapping[str, object] | None:
@@ -321,7 +324,8 @@ class Attachment:
                     self._type(piece)
                 case Signal.BREAK:
                     if self.manners.writable:
-                        self._console.send_break()
+                        self.typed_at = time.time()
+                        self._console.interrupt(self._queue)
                 case Signal.END:
                     return False
         return True
@@ -332,6 +336,11 @@ class Attachment:
             return
         self.typed_at = time.time()
         self._console.offer(self._queue, data)
+
+    def _tell_break(self, refusal: str) -> None:
+        if refusal and not self.held and len(self._extra) < EXTRA_LIMIT:
+            self._say(f"{self._console.name}: no BREAK: {printable(refusal, 400)}")
+            self.push()
 
     async def _wait_gone(self) -> None:
         """Output goes on after the end of input (``printf ... | nc -N``), until the client closes.

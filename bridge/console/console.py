@@ -14,42 +14,29 @@ stands between a key and the guest.
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Protocol
 
 import trio
 
 from bridge.base.handover import Bag, Ending, Record
+from bridge.console.history import MARKS, Counts, Mark
 from bridge.console.pacing import Pacer
+from bridge.console.queue import QUEUE_LIMIT, InputQueue, Told
 from bridge.console.scrollback import Scrollback
 from bridge.console.states import State
 
-# What an attachment may have typed ahead of the guest; then its client is not read.
-QUEUE_LIMIT = 4096
-
-# The same for all of a console's typists together, those included who have left.
+# What all typists of a console together may have typed ahead, those included who have left.
 TOTAL_LIMIT = 256 * 1024
 
 # Reading upstream waits so long at most for an attachment that is about to be overtaken.
 PATIENCE = 0.020
 
-
-# Changes of state that a reader which is far behind can still be told of.
-MARKS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A change of state, at its place in the stream of output."""
-
-    number: int
-    """Counts up from 1."""
-    position: int
-    state: State
-    reason: str
-    time: float
-    """Seconds since the epoch."""
+# A guest that has bytes to read when the BREAK comes takes one of them for it: QEMU has one
+# flag for the whole FIFO.  So it is sent when the guest has had time to read them, and what
+# follows when it has had time for the BREAK.
+CALM_BEFORE, CALM_AFTER = 0.050, 0.020
 
 
 class Line(Protocol):
@@ -72,50 +59,6 @@ class Reader(Protocol):
         """Write what is new in the scrollback, as much as possible at once; never raises."""
 
 
-class InputQueue:
-    """What one attachment has typed and the guest has not been sent: bounded."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self.owned = False
-        """Somebody is attached who may add to it, and who hands it over."""
-        self.dropped = 0
-        """Bytes that will never be sent: the guest went away first."""
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @property
-    def room(self) -> int:
-        """How many bytes may be put."""
-        return QUEUE_LIMIT - len(self._data)
-
-    def put(self, data: bytes) -> None:
-        self._data += data
-
-    def peek(self) -> bytes:
-        return bytes(self._data)
-
-    def take(self, count: int) -> bytes:
-        taken = bytes(self._data[:count])
-        del self._data[:count]
-        return taken
-
-
-@dataclass(slots=True)
-class Counts:
-    """What has happened so far, in bytes where nothing else is said."""
-
-    connections: int = 0  # times that the guest was reached
-    frames: int = 0  # of websocket
-    sent: int = 0  # to the guest
-    discarded: int = 0  # typed while there was no guest to type to
-    refused: int = 0  # typed by those who may only read
-    skipped: int = 0  # missed by readers that were too slow
-    seconds: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
-    """Spent in each state, up to the last change."""
-
-
 class Console:
     """See the module.  ``on_state`` is called after each change of state or reason."""
 
@@ -127,7 +70,7 @@ class Console:
         scrollback: int,
         pacer: Pacer,
         on_state: Callable[["Console"], None] = lambda _console: None,
-        on_break: Callable[[], None] = lambda: None,
+        on_break: Callable[[Told], None] = lambda told: told("there is no way to send one"),
     ) -> None:
         self.name = name
         self.url = url
@@ -145,8 +88,8 @@ class Console:
         """All who follow the output; the first to come is the first to be pushed to."""
         self.ending = Ending.LEAVE
         self._on_state = on_state
-        self.send_break = on_break
-        """Have the guest see a BREAK, if there is a way to it; never blocks."""
+        self._on_break = on_break
+        """Sends a BREAK, if there is a way to; never blocks."""
         self._entered = time.monotonic()
         self.line: Line | None = None
         """The way to the guest while ONLINE."""
@@ -155,6 +98,8 @@ class Console:
         """Bytes typed and not yet sent."""
         self._taken = trio.Event()
         self._timer = math.inf  # when run() will ask the pacer again
+        self._calm_at = -math.inf  # when the guest has read what was sent last
+        self._held_until = -math.inf  # nothing is sent before: a BREAK is under way
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._positions: dict[Reader, int] = {}
@@ -178,6 +123,7 @@ class Console:
             "pacer": self.pacer.state(trio.current_time()),
             "counts": asdict(self.counts) | {"seconds": self._named_seconds()},
             "typed": [bag.put_bytes(q.peek()) for q in orphans],
+            "breaks": [q.breaks for q in orphans],
         }
 
     def restore(self, record: Record, bag: Bag) -> None:
@@ -191,7 +137,11 @@ class Console:
         seconds = {State[name]: spent for name, spent in counts.pop("seconds").items()}
         self.counts = Counts(**counts, seconds=seconds)
         self.state, self.reason = State[record["state"]], record["reason"]
-        self._left = record["pacer"], [bag.take_bytes(place) for place in record["typed"]]
+        typed = [bag.take_bytes(place) for place in record["typed"]]
+        self._left = (
+            record["pacer"],
+            list(zip(typed, record.get("breaks", ((),) * len(typed)), strict=True)),
+        )
 
     def resume(self, line: Line | None) -> None:
         """The connection through ``line`` was handed over with the console; or it was not."""
@@ -202,8 +152,8 @@ class Console:
             return
         self.line = line
         self.pacer.restore(pacer, trio.current_time())
-        for data in typed:
-            self.requeue(InputQueue(), data)
+        for data, breaks in typed:
+            self.requeue(InputQueue(), data, breaks)
 
     def _named_seconds(self) -> dict[str, float]:
         return {state.name: spent for state, spent in self.seconds().items()}
@@ -336,13 +286,37 @@ class Console:
         self.requeue(queue, data)
         self.kick()
 
-    def requeue(self, queue: InputQueue, data: bytes) -> None:
+    def requeue(self, queue: InputQueue, data: bytes, breaks: Iterable[int] = ()) -> None:
         """Queue ``data``; it was ``offer``ed already, here or in another process."""
-        if data:
-            if not queue:
-                self._queues.append(queue)
-            queue.put(data)
-            self.pending += len(data)
+        waiting = bool(queue)
+        queue.put(data, breaks)
+        self.pending += len(data)
+        if queue and not waiting:
+            self._queues.append(queue)
+
+    def interrupt(self, queue: InputQueue) -> None:
+        """Send a BREAK behind what ``queue`` holds; it is told of the outcome.
+
+        Without a guest it is sent at once or never: it may help one that nobody reaches.
+        """
+        if self.line is None:
+            self._on_break(queue.told)
+            return
+        self.requeue(queue, b"", (len(queue),))
+        self.kick()
+
+    async def send_break(self) -> str:
+        """Send a BREAK; return why it was not sent, or nothing."""
+        outcome: list[str] = []
+        answered = trio.Event()
+
+        def told(refusal: str) -> None:
+            outcome.append(refusal)
+            answered.set()
+
+        self.interrupt(InputQueue(told))
+        await answered.wait()
+        return outcome[0]
 
     async def deliver(self, data: bytes) -> int:
         """Type ``data`` of any length; return how much of it was sent, when that is known."""
@@ -367,9 +341,16 @@ class Console:
     def kick(self) -> None:
         """Send what the pacer allows now; arm the timer for the rest."""
         now = trio.current_time()
-        while self.pending:
+        while self._queues:
             if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
+            due = max(self._held_until, self._calm_at if self._queues[0].break_due else -math.inf)
+            if now < due:
+                self._arm(due)
+                return
+            if self._queues[0].break_due:
+                self._break(self._queues[0])
+                continue
             allowance = self.pacer.allowance(now, self.pending)
             if not allowance:
                 break
@@ -380,15 +361,33 @@ class Console:
                 self._queues.insert(0 if self.pacer.in_sequence else len(self._queues), queue)
             self._took(data)
             self.counts.sent += len(data)
+            self._calm_at = now + CALM_BEFORE
             self.line.send(data)
-        deadline = self.pacer.deadline(self.pending)
+        self._arm(self.pacer.deadline(self.pending))
+
+    def _arm(self, deadline: float) -> None:
         if deadline < self._timer:
             self._timer = deadline
             self._rearm.set()
 
+    def _break(self, queue: InputQueue) -> None:
+        """Begin the BREAK that is next; nothing is sent until its end, and then a moment."""
+        queue.take_break()
+        if not queue:
+            self._queues.popleft()
+        self._held_until = math.inf
+
+        def told(refusal: str) -> None:
+            self._held_until = trio.current_time() + CALM_AFTER
+            queue.told(refusal)
+            self._taken.set()
+            self.kick()
+
+        self._on_break(told)
+
     def _drop_input(self) -> None:
         for queue in self._queues:
-            data = queue.take(len(queue))
+            data = queue.take_all()
             queue.dropped += len(data)
             self.counts.discarded += len(data)
             self._took(data)

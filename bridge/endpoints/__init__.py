@@ -1,7 +1,6 @@
 """Where local programs come in.
 
 guard       * the shape of a client's first read
-telnet      * telnet, both sides of it
 pty           a pseudo-terminal, nursed
 sockets       raw, telnet and Unix sockets
 wsserver    * RFC 6455 as a server, and who is let in

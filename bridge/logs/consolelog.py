@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from bridge.base.handover import Bag, Ending, Left, Record
-from bridge.console.console import Console, Mark
+from bridge.console.console import Console
+from bridge.console.history import Mark
 from bridge.logs.transcript import MORE, Transcript, stamp
 
 # When so much is new, or half the ring, it is better written at once.  (Half a ring of the

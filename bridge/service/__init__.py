@@ -6,6 +6,7 @@ messages    what is said on stderr
 guest     * the machine behind the built-in console
 demo        the built-in console
 process     signals and descriptors
+machine     the machine behind a console
 parts       the ways in and out of one console: what is asked for, how it is made
 bridged     one console with all its parts
 service     all consoles

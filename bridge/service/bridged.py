@@ -10,8 +10,10 @@ from bridge.base.printable import printable
 from bridge.console.attach import Attachment
 from bridge.console.console import Console
 from bridge.console.pacing import Pacer
+from bridge.console.queue import Told
 from bridge.console.states import State
 from bridge.logs.consolelog import ConsoleLog
+from bridge.service.machine import Machine
 from bridge.service.parts import Common, Part, Workshop, warn
 from bridge.settings.config import ConsoleSettings
 
@@ -47,10 +49,9 @@ class BridgedConsole:
             scrollback=settings.scrollback,
             pacer=Pacer(*settings.clocking),
             on_state=self._on_state,
-            on_break=lambda: warn(
-                settings.name, "a BREAK was asked for, and there is no way to send one"
-            ),
+            on_break=self._send_break,
         )
+        self._machine = Machine(common.monitors, lambda: self.settings)
         self._workshop = Workshop(self.console, common, left)
         self._state_log = _StateLog()
         self.ended = False
@@ -69,6 +70,20 @@ class BridgedConsole:
     def _on_state(self, console: Console) -> None:
         self._state_log(console)
         self._common.changed()
+
+    def _send_break(self, told: Told) -> None:
+        def outcome(refusal: str) -> None:
+            if refusal:
+                warn(self.settings.name, f"no BREAK: {refusal}")
+            else:
+                log.info("%s: BREAK sent", self.settings.name)
+            told(refusal)
+
+        assert self._nursery is not None
+        if self.ended:
+            told("the console is ending")
+            return
+        self._nursery.start_soon(self._machine.attempt_break, outcome)
 
     def close(self) -> None:
         for part in self._parts.values():

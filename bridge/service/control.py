@@ -212,9 +212,10 @@ class Control:
         return {"sent": delivered}
 
     async def _break(self, request: Request) -> Answer:
-        name = self._console(request).settings.name
-        # What a websocket chardev needs for it (QMP, or telnet=on) is not spoken yet.
-        raise StartError(f"{name}: there is no way yet to send it a BREAK")
+        console = self._console(request).console
+        if refusal := await console.send_break():
+            raise StartError(f"{console.name}: no BREAK: {refusal}")
+        return {}
 
     async def _add(self, request: Request) -> Answer:
         settings = self._service.make(

@@ -18,6 +18,7 @@ import trio
 from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Left, Record
 from bridge.base.printable import printable
+from bridge.base.telnet import Telnet
 from bridge.console.console import Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Clocking, Pacer
@@ -30,11 +31,11 @@ from bridge.endpoints.sockets import (
     listen_tcp,
     listen_unix,
 )
-from bridge.endpoints.telnet import Telnet
 from bridge.kernel.listeners import Listeners
 from bridge.kernel.presence import Presence
 from bridge.kernel.runtime import RuntimeDirectory
 from bridge.logs.writer import Logs
+from bridge.service.machine import Monitors
 from bridge.settings.config import ConsoleSettings
 from bridge.upstream.reach import Reach
 from bridge.upstream.upstream import Upstream
@@ -52,6 +53,7 @@ class Common:
     logs: Logs
     changed: Callable[[], None]
     """To be called when a console has come, gone, or changed its state."""
+    monitors: Monitors = field(default_factory=Monitors)
 
 
 class Way(Protocol):

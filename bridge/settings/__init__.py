@@ -1,8 +1,9 @@
 """What a user may say.
 
-url     * where a console is
-access  * what it takes to be let in
-values  * what one value may be
-config    from TOML or words to records
-reload  * what a new configuration asks of the consoles that are there
+url      * where a console is
+monitor  * where a machine's QMP is
+access   * what it takes to be let in
+values   * what one value may be
+config     from TOML or words to records
+reload   * what a new configuration asks of the consoles that are there
 """

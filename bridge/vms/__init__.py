@@ -3,6 +3,7 @@
 qemuopts   * the syntax of QEMU's options
 qemuargs   * what a command line says
 qmp        * QEMU's control protocol
+which      * which chardev is a console's
 qmplink      QMP on trio
 qmpsync      QMP with blocking sockets
 processes    the processes that we may see

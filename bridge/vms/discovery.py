@@ -15,12 +15,12 @@ from itertools import count
 from urllib.parse import quote
 
 from bridge.kernel import sockdiag
+from bridge.settings.monitor import address_text
 from bridge.settings.url import TcpAddress, UnixAddress
 from bridge.vms import processes
 from bridge.vms.locate import Listener, Sockets, absolute, locate, reachable
 from bridge.vms.processes import Process
 from bridge.vms.qemuargs import Chardev, Device, Tcp, Unix
-from bridge.vms.qmp import address_text
 from bridge.vms.vms import Vm
 
 

@@ -14,14 +14,9 @@ from typing import Any, Generic, TypeVar
 
 from bridge.base.errors import BridgeError
 from bridge.base.printable import printable
-from bridge.settings.url import MAX_UNIX_PATH, TcpAddress, UnixAddress
 
 T = TypeVar("T")
 Json = Any  # of any form, as it comes from outside
-
-Address = TcpAddress | UnixAddress
-
-ALLOWED_ADDRESS = "unix:///PATH or tcp://HOST:PORT"
 
 # How long QEMU may take.  It greets within milliseconds, if nobody else has the socket, and
 # answers within some more; but a busy monitor, like a stopped QEMU, only stays silent.
@@ -205,21 +200,6 @@ class Protocol:
                 pass  # to nothing that we have asked
             case _:
                 raise QmpError(f"no QMP server: it says '{printable(line, 60)}'")
-
-
-def address_text(address: Address) -> str:
-    return f"tcp://{address}" if isinstance(address, TcpAddress) else f"unix://{address}"
-
-
-def parse_address(text: str) -> Address:
-    """Read a QMP address; raises QmpError."""
-    unix = re.fullmatch(r"(?:unix:(?://)?)?(/[^\0]*[^\0/])", text)
-    tcp = re.fullmatch(r"tcp:(?://)?(?:\[([0-9A-Fa-f:.]+)\]|([^:/\s]+)):([0-9]{1,5})", text)
-    if unix and len(unix[1].encode()) <= MAX_UNIX_PATH:
-        return UnixAddress(unix[1])
-    if tcp and 0 < int(tcp[3]) < 65536:
-        return TcpAddress(tcp[1] or tcp[2], int(tcp[3]))
-    raise QmpError(f"QMP address '{printable(text)}': allowed: {ALLOWED_ADDRESS}")
 
 
 def _nothing(answer: Json) -> None:

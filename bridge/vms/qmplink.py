@@ -6,6 +6,7 @@ from typing import TypeVar, cast
 
 import trio
 
+from bridge.settings.monitor import Address
 from bridge.upstream.dial import DialError, dial
 from bridge.vms.qmp import (
     ANSWER_LIMIT,
@@ -14,7 +15,6 @@ from bridge.vms.qmp import (
     GONE,
     GREETING_LIMIT,
     SILENT,
-    Address,
     Command,
     Event,
     Protocol,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Self, TypeVar, cast
 
+from bridge.settings.monitor import Address
 from bridge.settings.url import TcpAddress
 from bridge.vms.qmp import (
     ANSWER_LIMIT,
@@ -13,7 +14,6 @@ from bridge.vms.qmp import (
     GONE,
     GREETING_LIMIT,
     SILENT,
-    Address,
     Command,
     Protocol,
     QmpError,

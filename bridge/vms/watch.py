@@ -14,10 +14,11 @@ import trio
 from bridge.base.errors import BridgeError
 from bridge.base.printable import printable
 from bridge.settings.config import ConsoleSettings
+from bridge.settings.monitor import Address
 from bridge.settings.url import UpstreamUrl
 from bridge.vms.discovery import Found, Kernel, consoles, qmp_address
 from bridge.vms.processes import descriptors_of
-from bridge.vms.qmp import Address, QmpError
+from bridge.vms.qmp import QmpError
 from bridge.vms.qmplink import open_qmp
 from bridge.vms.roster import Change, News, Roster
 from bridge.vms.vms import Vm, Vms, inquire

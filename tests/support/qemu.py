@@ -96,14 +96,14 @@ class Qemu:
                 *("-object", f"tls-creds-x509,id=tls0,endpoint=server,dir={tls},{verify}")
             ]
         kind = "websocket=on," if websocket else ""
-        self._qmp_path = directory / "qmp.sock"
+        self.qmp_path = directory / "qmp.sock"
         self._command = [
             "qemu-system-x86_64",
             *("-name", name, "-accel", "tcg", "-nodefaults", "-display", "none"),
             *credentials,
             *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
             *(MONITOR if monitor else VIRTIO if virtio else UART),
-            *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
+            *("-qmp", f"unix:{self.qmp_path},server=on,wait=off"),
             *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
         ]
         if virtio:
@@ -135,7 +135,7 @@ class Qemu:
         assert self.process.poll() is None, "QEMU has ended"
         qmp = socket.socket(socket.AF_UNIX)
         try:
-            qmp.connect(os.fspath(self._qmp_path))
+            qmp.connect(os.fspath(self.qmp_path))
         except OSError:
             qmp.close()
             return None
@@ -156,6 +156,11 @@ class Qemu:
         rows = self.qmp("query-chardev")
         return not next(r["filename"] for r in rows if r["label"] == "c").startswith("disconnected")
 
+    def leave_qmp(self) -> None:
+        """Let another have the QMP socket: QEMU serves one at a time."""
+        self._answers.close()
+        self._qmp.close()
+
     def kill(self) -> None:
         """End the VM as a crash does."""
         self._answers.close()
@@ -165,7 +170,7 @@ class Qemu:
 
     def restart(self) -> None:
         """Start it again, on the same port."""
-        self._qmp_path.unlink(missing_ok=True)
+        self.qmp_path.unlink(missing_ok=True)
         self._start()
 
     def __enter__(self) -> Self:
