@@ -29,6 +29,9 @@ class Line:
         self.clear = True
         self.sent = b""
 
+    def send_break(self) -> bool:
+        return False
+
     def send(self, payload: bytes) -> None:
         assert self.clear
         self.sent += payload

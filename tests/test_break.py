@@ -52,3 +52,22 @@ def test_a_telnet_client_by_qmp(user: User, directory: Path, vm: Qemu) -> None:
         before = client.read_until(HELP)
         assert b"be-42" in before
         client.read_until(b"af-42")
+
+
+@pytest.mark.parametrize("kind", ["websocket", "tcp"])
+def test_in_band(user: User, directory: Path, boot: Boot, linux: Path, kind: str) -> None:
+    """``telnet=on``, with ``websocket=on`` or without: no QMP is known."""
+    vm = boot("linux", linux=linux, telnet=True, websocket=kind == "websocket")
+    file = config(directory, vm, 'upstream = "telnet"')
+    with (
+        Bridge(user, directory / "run", "--config", file) as bridge,
+        Client(bridge.telnet) as client,
+    ):
+        client.read_until(b"guest# ")
+        client.type(b"echo be-$((40 + 2))\r" + BREAK + b"hecho af-$((40 + 2))\r")
+        assert b"be-42" in client.read_until(HELP)
+        client.read_until(b"af-42")
+        done = user.run(["ttybridge", "break", "vm", "--runtime-dir", str(bridge.directory)])
+        assert (done.returncode, done.stderr) == (0, "")
+        client.type(b"h")
+        client.read_until(HELP)

@@ -32,6 +32,9 @@ RING = 64 * 1024
 class Line:
     clear = True
 
+    def send_break(self) -> bool:
+        return False
+
     def send(self, payload: bytes) -> None:
         pass
 

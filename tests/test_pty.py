@@ -320,6 +320,9 @@ async def test_a_hung_up_pty_is_neither_written_nor_waited_for(tmp_path: Path) -
     class Line:
         clear = False
 
+        def send_break(self) -> bool:
+            return False
+
         def send(self, payload: bytes) -> None:
             raise AssertionError
 

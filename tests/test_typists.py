@@ -32,6 +32,9 @@ class Guest:
         self._latency, self._echo = latency, echo
         self._fifo: deque[int] = deque()
 
+    def send_break(self) -> bool:
+        return False
+
     def send(self, payload: bytes) -> None:
         self.sent += payload
         self._fifo += payload[: 16 - len(self._fifo)]
@@ -199,6 +202,9 @@ def test_a_key_waits_ten_milliseconds_at_most_on_a_guest_that_never_echoes() -> 
     times: list[float] = []
 
     class Watched(Guest):
+        def send_break(self) -> bool:
+            return False
+
         def send(self, payload: bytes) -> None:
             times.append(trio.current_time())
             super().send(payload)

@@ -49,6 +49,9 @@ class Line(Protocol):
     def send(self, payload: bytes) -> None:
         """Send at once, or as soon as possible; never blocks, never raises."""
 
+    def send_break(self) -> bool:
+        """The same for a BREAK; False where there is no way to say it."""
+
 
 class Reader(Protocol):
     """One who follows the output, as the console sees it: an attachment, or the log."""
@@ -88,8 +91,7 @@ class Console:
         """All who follow the output; the first to come is the first to be pushed to."""
         self.ending = Ending.LEAVE
         self._on_state = on_state
-        self._on_break = on_break
-        """Sends a BREAK, if there is a way to; never blocks."""
+        self._on_break = on_break  # sends one, if there is a way to; never blocks
         self._entered = time.monotonic()
         self.line: Line | None = None
         """The way to the guest while ONLINE."""

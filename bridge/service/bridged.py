@@ -82,8 +82,10 @@ class BridgedConsole:
         assert self._nursery is not None
         if self.ended:
             told("the console is ending")
-            return
-        self._nursery.start_soon(self._machine.attempt_break, outcome)
+        elif self.console.line is not None and self.console.line.send_break():
+            outcome("")
+        else:
+            self._nursery.start_soon(self._machine.attempt_break, outcome)
 
     def close(self) -> None:
         for part in self._parts.values():

@@ -19,7 +19,8 @@ from bridge.vms.which import chardev_at
 
 NO_BREAK = (
     "there is no way to send one; add '-qmp unix:/PATH,server=on,wait=off' to QEMU's command"
-    ' line and qmp = "unix:///PATH" to the console\'s settings'
+    ' line and qmp = "unix:///PATH" to the console\'s settings; or telnet=on to its -chardev'
+    ' and upstream = "telnet" to the settings'
 )
 
 

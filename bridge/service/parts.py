@@ -37,6 +37,7 @@ from bridge.kernel.runtime import RuntimeDirectory
 from bridge.logs.writer import Logs
 from bridge.service.machine import Monitors
 from bridge.settings.config import ConsoleSettings
+from bridge.settings.url import Inner
 from bridge.upstream.reach import Reach
 from bridge.upstream.upstream import Upstream
 
@@ -141,7 +142,7 @@ class Workshop:
         return self.left[0]["parts"][name], self.left[1]
 
     def plans(self, s: ConsoleSettings) -> Iterator[Plan]:
-        reach = Reach(s.url, s.access)
+        reach = Reach(s.url, s.access, telnet=s.upstream is Inner.TELNET)
         yield Plan("upstream", (reach, s.clocking), partial(self._make_upstream, reach, s.clocking))
         for name, kind, port in (
             ("raw", Kind.RAW, s.raw),

@@ -27,8 +27,9 @@ from bridge.settings.config import (
     check_unique,
     console,
 )
+from bridge.settings.monitor import address_text
 from bridge.settings.reload import Reloaded, difference
-from bridge.settings.url import UpstreamUrl
+from bridge.settings.url import Inner, UpstreamUrl
 from bridge.vms.discovery import Found
 from bridge.vms.watch import Discovery
 
@@ -249,8 +250,13 @@ class Service:
                 finally:
                     former = self._found = discovery.names
 
-    def _make_found(self, name: str, url: UpstreamUrl, _found: Found) -> ConsoleSettings:
-        return self.make(name, {"url": str(url)})
+    def _make_found(self, name: str, url: UpstreamUrl, found: Found) -> ConsoleSettings:
+        table = {"url": str(url)}
+        if found.qmp is not None:
+            table["qmp"] = address_text(found.qmp)
+        if found.chardev.telnet:
+            table["upstream"] = Inner.TELNET.value
+        return self.make(name, table)
 
     def make(self, name: str, table: object) -> ConsoleSettings:
         """Settings of a console that is not in the file, with the file's defaults.

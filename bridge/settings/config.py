@@ -28,7 +28,7 @@ from bridge.settings.access import (
 )
 from bridge.settings.monitor import ALLOWED_ADDRESS, Address, parse_address
 from bridge.settings.url import ALLOWED as ALLOWED_URL
-from bridge.settings.url import UpstreamUrl
+from bridge.settings.url import Inner, UpstreamUrl
 from bridge.settings.values import (
     ANY_PORT,
     Key,
@@ -82,6 +82,7 @@ class ConsoleSettings:
     rate: int = RATE
     qemu: Version | None = None
     """The server's version, where it is known."""
+    upstream: Inner = Inner.PLAIN
     qmp: Address | None = None
     """Where the machine's QMP is."""
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -152,6 +153,7 @@ KEYS: Mapping[str, Key] = {
     "window": Key(number(1, WINDOW), f"a number of bytes from 1 to {WINDOW}"),
     "rate": Key(number(1, MAX_RATE), f"bytes per second, from 1 to {MAX_RATE}"),
     "qemu": Key(version, 'a version, as "10.0" or "7.2.22"'),
+    "upstream": Key(Inner, " or ".join(f'"{choice.value}"' for choice in Inner)),
     "qmp": Key(parse_address, ALLOWED_ADDRESS, in_defaults=False),
     "ca": Key(parse_path, ALLOWED_PATH),
     "cert": Key(parse_path, ALLOWED_PATH),

@@ -68,6 +68,13 @@ class Scheme(enum.Enum):
     UNIX = "unix"
 
 
+class Inner(enum.Enum):
+    """What is spoken within: the guest's bytes as they are, or telnet."""
+
+    PLAIN = "plain"
+    TELNET = "telnet"
+
+
 _DEFAULT_PORT = {Scheme.WS: 80, Scheme.WSS: 443}
 
 

@@ -43,6 +43,10 @@ class Speech(Protocol):
     """How many have come, where there are frames."""
     end: End | None
 
+    @property
+    def wants(self) -> tuple[str, str]:
+        """What a server that stays silent is not, and the chardev's option that it may lack."""
+
     def state(self) -> Mapping[str, object]:
         """All that another process needs to go on, as JSON can hold it."""
 
@@ -51,6 +55,9 @@ class Speech(Protocol):
 
     def send(self, payload: bytes) -> bytes:
         """What carries ``payload`` to the guest."""
+
+    def interrupt(self) -> bytes:
+        """What has the guest see a BREAK; nothing where that can't be said."""
 
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         """Take ``data`` from the network; return (payload, bytes to send back)."""
@@ -73,6 +80,7 @@ class Raw:
         return {"open": self.open}
 
     greets = False
+    wants = ("console", "server=on")
 
     def __init__(self) -> None:
         self.open = False
@@ -84,6 +92,9 @@ class Raw:
 
     def send(self, payload: bytes) -> bytes:
         return payload
+
+    def interrupt(self) -> bytes:
+        return b""
 
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         self.open = True

@@ -13,6 +13,7 @@ from bridge.upstream.certificate import Certificate
 from bridge.upstream.credentials import CredentialError, blind_context, header_values, tls_context
 from bridge.upstream.dial import DialError, dial
 from bridge.upstream.protocol import Raw, Speech
+from bridge.upstream.telnet import TelnetSpeech
 from bridge.upstream.tls import Tls
 from bridge.upstream.transport import Transport, TransportError
 from bridge.upstream.websocket import Wire
@@ -28,6 +29,8 @@ class Reach:
 
     url: UpstreamUrl
     access: Access
+    telnet: bool = False
+    """Within what is spoken otherwise."""
 
     async def connect(self) -> tuple[Transport, Speech]:
         """Raises DialError, or CredentialError for files of ours that do not do.
@@ -46,8 +49,9 @@ class Reach:
         self, connection: trio.socket.SocketType, state: Mapping[str, Any]
     ) -> tuple[Transport, Speech]:
         """Go on with a connection of another process, without TLS; ``state`` is the speech's."""
-        speech = Wire.restore(self.url, state) if self.url.websocket else Raw.restore(state)
-        return Transport(connection), speech
+        inner = state["below"] if self.telnet else state
+        speech = Wire.restore(self.url, inner) if self.url.websocket else Raw.restore(inner)
+        return Transport(connection), TelnetSpeech.restore(speech, state) if self.telnet else speech
 
     def _transport(self, connection: trio.socket.SocketType) -> Transport:
         if not self.url.tls:
@@ -62,9 +66,10 @@ class Reach:
         )
 
     def _speech(self) -> Speech:
-        if not self.url.websocket:
-            return Raw()
-        return Wire(self.url, list(header_values(self.access)))
+        speech: Speech = Raw()
+        if self.url.websocket:
+            speech = Wire(self.url, list(header_values(self.access)))
+        return TelnetSpeech(speech) if self.telnet else speech
 
     @property
     def _host(self) -> str:

@@ -299,6 +299,15 @@ class _Connection:
         self.frames_sent += 1
         self.transmit(self.speech.send(payload))
 
+    def send_break(self) -> bool:
+        """Send a BREAK; False where none can be said here."""
+        said = self.speech.interrupt()
+        if said:
+            self._last_sent = trio.current_time()
+            self.frames_sent += 1
+            self.transmit(said)
+        return bool(said)
+
     def transmit(self, data: bytes) -> None:
         try:
             self.transport.send(data)
@@ -326,14 +335,12 @@ class _Connection:
 
     @property
     def amid_handshake(self) -> bool:
-        """Somebody answers, but TLS is not up yet."""
-        return self.transport.heard and not self.transport.open
+        """Somebody answers, but not all of it yet: amid TLS's handshake, or before telnet."""
+        return self.transport.heard and not (self.transport.open and self.speech.open)
 
     def give_up(self) -> None:
         """He has accepted us, and is silent: he is no such server."""
-        what, setting = "websocket", "websocket=on"
-        if not self.transport.open:
-            what, setting = "TLS", "tls-creds"
+        what, setting = self.speech.wants if self.transport.open else ("TLS", "tls-creds")
         self.speech.end = End(
             f"connected, but no answer in {SILENCE_LIMIT:g} s: no {what} server;"
             f" has the chardev {setting}?",

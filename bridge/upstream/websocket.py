@@ -45,6 +45,7 @@ class Wire:
     """A ``protocol.Speech``: one connection's protocol state."""
 
     greets = True
+    wants = ("websocket", "websocket=on")
 
     def __init__(self, url: UpstreamUrl, headers: Iterable[tuple[str, str]] = ()) -> None:
         # A Unix socket's Host may be anything (RFC 9112, 3.2 wants one).
@@ -107,6 +108,9 @@ class Wire:
         """One masked, final, binary frame."""
         self._protocol.send_binary(payload)
         return self._outgoing()
+
+    def interrupt(self) -> bytes:
+        return b""
 
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         """Take ``data`` from the network; return (payload, bytes to send back)."""

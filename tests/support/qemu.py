@@ -73,6 +73,7 @@ class Qemu:
         verify_peer: bool = False,
         monitor: bool = False,
         virtio: bool = False,
+        telnet: bool = False,
         name: str = "vm",
     ) -> None:
         """``tls`` is a directory with the server's certificates.
@@ -95,7 +96,7 @@ class Qemu:
             credentials = [
                 *("-object", f"tls-creds-x509,id=tls0,endpoint=server,dir={tls},{verify}")
             ]
-        kind = "websocket=on," if websocket else ""
+        kind = ("websocket=on," if websocket else "") + ("telnet=on," if telnet else "")
         self.qmp_path = directory / "qmp.sock"
         self._command = [
             "qemu-system-x86_64",
