@@ -1,5 +1,6 @@
 """BREAK reaches the SysRq handler of a real Linux, whichever way it goes; or it is said why not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ from bridge.base.telnet import Code
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client
+from tests.support.peer import Peer
 from tests.support.qemu import Qemu
+from tests.support.terminal import Terminal
 from tests.support.user import User
+from tests.test_transfer import reach_echo
 
 BREAK = bytes([Code.IAC, Code.BRK])
 HELP = b"sysrq: HELP : loglevel(0-9)"
@@ -71,3 +75,97 @@ def test_in_band(user: User, directory: Path, boot: Boot, linux: Path, kind: str
         assert (done.returncode, done.stderr) == (0, "")
         client.type(b"h")
         client.read_until(HELP)
+
+
+def test_a_console_that_another_holds_gets_one_too(user: User, directory: Path, boot: Boot) -> None:
+    """QMP asks nobody who has the console."""
+    vm = boot("echofifo")
+    vm.leave_qmp()
+    file = config(directory, vm, f'qmp = "unix://{vm.qmp_path}"')
+    with Peer(vm.port) as holder:
+        holder.answer()
+        with Bridge(user, directory / "run", "--config", file) as bridge:
+            bridge.wait_message("vm: BUSY")
+            assert send_break(user, bridge) == ""
+            assert holder.frame() == b"\x82\x01\x00"
+
+
+def send_break(user: User, bridge: Bridge) -> str:
+    """The command; what it says against it."""
+    done = user.run(["ttybridge", "break", "vm", "--runtime-dir", str(bridge.directory)])
+    assert done.returncode == (1 if done.stderr else 0)
+    assert done.stdout == ""
+    return done.stderr
+
+
+WAYS = {
+    "qmp": (),
+    "no QMP socket": ('qmp = "unix:///nowhere/qmp"',),
+    "another has it": ('qmp = "unix://{qmp}"',),
+    "another machine's": ('qmp = "unix://{other}"',),
+}
+ANSWERS = {
+    "qmp": "there is .*-qmp unix:/PATH,server=on,wait=off.* telnet=on .*settings",
+    "no QMP socket": "QMP at /nowhere/qmp: .*",
+    "another has it": "no greeting: another client has this QMP socket, or QEMU is stopped",
+    "another machine's": r"QMP shows no chardev at 127.0.0.1:\d+; it shows: c \(disconnected:.*\).*",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_there_is_no_way_it_is_said(
+    user: User, directory: Path, boot: Boot, way: str
+) -> None:
+    """To the command, in the log, and to the telnet client that asked; no other is bothered."""
+    vm, other = boot("echofifo"), boot("deaf")
+    other.leave_qmp()
+    lines = [line.format(qmp=vm.qmp_path, other=other.qmp_path) for line in WAYS[way]]
+    with (
+        Bridge(user, directory / "run", "--config", config(directory, vm, *lines)) as bridge,
+        Client(bridge.telnet) as client,
+        Client(bridge.telnet) as another,
+    ):
+        bridge.wait_message("vm: ONLINE")
+        bridge.wait_attached(2)
+        assert re.fullmatch(f"ttybridge: vm: no BREAK: {ANSWERS[way]}\n", send_break(user, bridge))
+        client.type(BREAK)
+        client.read_until(b"[ttybridge: vm: no BREAK: ")
+        assert re.fullmatch(f"{ANSWERS[way]}]\r\n", client.read_until(b"]\r\n").decode())
+        bridge.wait_message("vm: no BREAK: ")
+        reach_echo(client)
+        another.read_until(b"?")
+        assert b"BREAK" not in another.seen
+
+
+def test_real_clients_send_one(tools: None, user: User, directory: Path, vm: Qemu) -> None:
+    vm.leave_qmp()
+    file = config(directory, vm, f'qmp = "unix://{vm.qmp_path}"')
+    with Bridge(user, directory / "run", "--config", file) as bridge:
+        host, port = bridge.telnet
+        with Terminal(user, directory, f"telnet {host} {port}") as terminal:
+            terminal.wait_for("guest# ")
+            terminal.keys("C-]")
+            terminal.wait_for(r"telnet> *\s*\Z")
+            terminal.type("send brk")
+            terminal.keys("Enter")
+            bridge.wait_message("vm: BREAK sent")
+            terminal.keys("h")
+            terminal.wait_for("sysrq: HELP")
+
+
+def test_a_flood_of_breaks_harms_nobody(user: User, directory: Path, boot: Boot) -> None:
+    """Those that wait with nothing between them are one."""
+    vm = boot("echofifo")
+    vm.leave_qmp()
+    file = config(directory, vm, f'qmp = "unix://{vm.qmp_path}"')
+    with (
+        Bridge(user, directory / "run", "--config", file) as bridge,
+        Client(bridge.telnet) as client,
+        Client(bridge.raw) as other,
+    ):
+        bridge.wait_message("vm: ONLINE")
+        reach_echo(other)
+        client.type(BREAK * 10_000)
+        other.type(b"k")
+        assert b"k" in other.read_until(b"k")
+        assert sum("BREAK sent" in line for line in bridge.messages) < 100

@@ -380,7 +380,7 @@ class Console:
         self._held_until = math.inf
 
         def told(refusal: str) -> None:
-            self._held_until = trio.current_time() + CALM_AFTER
+            self._held_until = trio.current_time() + (0 if refusal else CALM_AFTER)
             queue.told(refusal)
             self._taken.set()
             self.kick()
