@@ -7,7 +7,7 @@ path        the link
 status      a table
 attach      a console in this terminal
 wait        until something is printed
-ask         send, break, add, remove, reload
+ask         send, break, rescue, add, remove, reload
 check       is a file good?
 install     the unit
 discover    which VMs there are

@@ -1,4 +1,4 @@
-"""Commands that ask the service for one thing: send, break, add, remove, reload."""
+"""Commands that ask the service for one thing: send, break, rescue, add, remove, reload."""
 
 import argparse
 import base64
@@ -24,6 +24,10 @@ def add_to(commands: "Subparsers") -> None:
     brk.add_argument("name", metavar="NAME")
     brk.set_defaults(command=_break)
 
+    rescue = commands.add_parser("rescue", help="free a console that a client has left locked")
+    rescue.add_argument("name", metavar="NAME")
+    rescue.set_defaults(command=_rescue)
+
     add = commands.add_parser("add", help="bridge one more console")
     add.add_argument("name", metavar="NAME")
     add.add_argument("url", metavar="URL")
@@ -43,7 +47,7 @@ def add_to(commands: "Subparsers") -> None:
     )
     reload.set_defaults(command=_reload)
 
-    for parser in (send, brk, add, remove, reload):
+    for parser in (send, brk, rescue, add, remove, reload):
         command.directory_option(parser)
 
 
@@ -62,6 +66,12 @@ def _send(arguments: argparse.Namespace) -> int:
 def _break(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         client.ask("break", name=arguments.name)
+    return 0
+
+
+def _rescue(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        client.ask("rescue", name=arguments.name)
     return 0
 
 

@@ -95,6 +95,11 @@ def _details(console: dict[str, Any], now: float) -> list[str]:
     lines = ["", f"{console['name']}: {printable(console['url'])}"]
     if console["reason"]:
         lines.append(f"  {printable(console['reason'], 400)}")
+    if console["holder"]:
+        lines.append(f"  held by {printable(console['holder'])}")
+    if machine := console["machine"]:
+        said = [machine["state"] or "", f"QEMU {machine['qemu']}" if machine["qemu"] else ""]
+        lines.append(f"  machine      {printable(', '.join(filter(None, said)))}")
     for key in ("pty", "raw", "telnet", "unix", "pty_readonly", "raw_readonly"):
         if console[key]:
             where = f"{console['link']} -> {console[key]}" if key == "pty" else console[key]

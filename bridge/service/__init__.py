@@ -1,17 +1,20 @@
 """All consoles together.
 
-metrics   * figures for Prometheus
-looplag     how late the loop is
-messages    what is said on stderr
-guest     * the machine behind the built-in console
-demo        the built-in console
-process     signals and descriptors
-machine     the machine behind a console
-parts       the ways in and out of one console: what is asked for, how it is made
-bridged     one console with all its parts
-service     all consoles
-opening     the service made, with everything bound
-status      what can be told of them
-control     the socket where it is asked
-daemon      the whole process, from start to end
+metrics      * figures for Prometheus
+looplag        how late the loop is
+messages       what is said on stderr
+guest        * the machine behind the built-in console
+demo           the built-in console
+process        signals and descriptors
+monitors       QMP sockets, visited shortly
+surroundings   what can be seen of machines
+machine        the machine behind a console
+rescuing       a locked console freed
+parts          the ways in and out of one console: what is asked for, how it is made
+bridged        one console with all its parts
+service        all consoles
+opening        the service made, with everything bound
+status         what can be told of them
+control        the socket where it is asked
+daemon         the whole process, from start to end
 """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Ending, Left, Record
 from bridge.base.printable import printable
 from bridge.console.attach import Attachment
@@ -15,9 +16,16 @@ from bridge.console.states import State
 from bridge.logs.consolelog import ConsoleLog
 from bridge.service.machine import Machine
 from bridge.service.parts import Common, Part, Workshop, warn
+from bridge.service.rescuing import rescue_console
 from bridge.settings.config import ConsoleSettings
 
 log = logging.getLogger("ttybridge")
+
+# A console that is freed is ours within a second.
+RETURN_LIMIT = 3.0
+
+# There is a machine behind the console.
+_REACHED = frozenset({State.ONLINE, State.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,10 @@ class BridgedConsole:
             on_state=self._on_state,
             on_break=self._send_break,
         )
-        self._machine = Machine(common.monitors, lambda: self.settings)
+        self.machine = Machine(self.console, common.surroundings, lambda: self.settings)
         self._workshop = Workshop(self.console, common, left)
         self._state_log = _StateLog()
+        self._news = trio.Event()  # of the state
         self.ended = False
         """Nobody can attach any more."""
         self._parts: dict[str, Part] = {}
@@ -70,6 +79,10 @@ class BridgedConsole:
     def _on_state(self, console: Console) -> None:
         self._state_log(console)
         self._common.changed()
+        if console.state in _REACHED and self._nursery is not None:
+            self._nursery.start_soon(self.machine.learn)
+        self._news.set()
+        self._news = trio.Event()
 
     def _send_break(self, told: Told) -> None:
         def outcome(refusal: str) -> None:
@@ -85,7 +98,19 @@ class BridgedConsole:
         elif self.console.line is not None and self.console.line.send_break():
             outcome("")
         else:
-            self._nursery.start_soon(self._machine.attempt_break, outcome)
+            self._nursery.start_soon(self.machine.attempt_break, outcome)
+
+    async def rescue(self) -> None:
+        """Free the console if a client that has left badly keeps it; raises BridgeError."""
+        if (state := self.console.state) is not State.BUSY:
+            raise StartError(f"it is {state.name}, not locked")
+        await rescue_console(self.machine, self.settings)
+        log.info("%s: rescued", self.settings.name)
+        with trio.move_on_after(RETURN_LIMIT):
+            while self.console.state is not State.ONLINE:
+                await self._news.wait()
+            return
+        raise StartError("freed, but not ONLINE yet")
 
     def close(self) -> None:
         for part in self._parts.values():
@@ -109,6 +134,8 @@ class BridgedConsole:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self.console.state in _REACHED:  # by the process before this one
+                    nursery.start_soon(self.machine.learn)
                 nursery.start_soon(self._run_hub)
                 for part in self._parts.values():
                     nursery.start_soon(part.run)

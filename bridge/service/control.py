@@ -69,6 +69,7 @@ class Control:
             "metrics": self._metrics,
             "send": self._send,
             "break": self._break,
+            "rescue": self._rescue,
             "add": self._add,
             "remove": self._remove,
             "reload": self._reload,
@@ -190,6 +191,7 @@ class Control:
             chosen = [self._console(request)]
         else:
             chosen = list(self._service.consoles.values())
+        await self._service.look(chosen)
         return {
             "service": service_status(self._service),
             "consoles": [console_status(bridged) for bridged in chosen],
@@ -215,6 +217,14 @@ class Control:
         console = self._console(request).console
         if refusal := await console.send_break():
             raise StartError(f"{console.name}: no BREAK: {refusal}")
+        return {}
+
+    async def _rescue(self, request: Request) -> Answer:
+        bridged = self._console(request)
+        try:
+            await bridged.rescue()
+        except BridgeError as error:
+            raise StartError(f"{bridged.settings.name}: not rescued: {error}") from error
         return {}
 
     async def _add(self, request: Request) -> Answer:

@@ -35,7 +35,7 @@ from bridge.kernel.listeners import Listeners
 from bridge.kernel.presence import Presence
 from bridge.kernel.runtime import RuntimeDirectory
 from bridge.logs.writer import Logs
-from bridge.service.machine import Monitors
+from bridge.service.surroundings import Surroundings
 from bridge.settings.config import ConsoleSettings
 from bridge.settings.url import Inner
 from bridge.upstream.reach import Reach
@@ -54,7 +54,7 @@ class Common:
     logs: Logs
     changed: Callable[[], None]
     """To be called when a console has come, gone, or changed its state."""
-    monitors: Monitors = field(default_factory=Monitors)
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
 
 class Way(Protocol):

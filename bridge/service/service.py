@@ -84,6 +84,12 @@ class Service:
     def places(self) -> list[Place]:
         return [bridged.place for bridged in self.consoles.values()]
 
+    async def look(self, consoles: Collection[BridgedConsole]) -> None:
+        """Learn of the machines behind ``consoles`` what a status tells; short, whatever they do."""
+        machines = [bridged.machine for bridged in consoles]
+        busy = {m.address for m in machines if m.wants_holder}
+        await self._common.surroundings.look(busy, {m.qmp for m in machines if m.qmp is not None})
+
     async def run(self, ready: Callable[[], None]) -> None:
         """``ready`` is called when a stop signal would already end the service properly."""
         with process.heeded_signals() as signals:

@@ -37,6 +37,8 @@ def console_status(bridged: BridgedConsole) -> dict[str, Any]:
         "state": place.state,
         "reason": console.reason,
         "since": console.since,
+        "holder": bridged.machine.holder,
+        "machine": bridged.machine.status(),
         "url": place.url,
         "pty": place.pty,
         "link": place.link,

@@ -101,6 +101,12 @@ class ConsoleSettings:
         return Manners.of(kind, replay=self.replay, notices=self.notices, writable=writable)
 
 
+def is_lossless(version: str | None) -> bool:
+    """Does a QEMU that calls itself ``version`` take no more than the guest reads?"""
+    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= LOSSLESS_QEMU
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """All there is to say about the service as a whole."""

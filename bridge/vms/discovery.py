@@ -7,7 +7,7 @@ seen from outside, and a look that connects would take QEMU's only place.
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -122,7 +122,7 @@ def consoles(vm: Vm, kernel: Kernel) -> list[Found]:
         if not _is_listed(chardev):
             continue
         listener = place.listeners.get(chardev.id)
-        slot, clients = _slot(listener, own, kernel)
+        slot, clients = slot_at(listener, own, kernel)
         url = _url(chardev, place.address(chardev))
         number = sum(f.number is not None for f in result) if _is_console(chardev) else None
         result.append(
@@ -186,6 +186,15 @@ class _Place:
         return None
 
 
+def comparable(address: TcpAddress | UnixAddress) -> Iterator[object]:
+    """An address as it can be compared: `localhost` is two."""
+    if isinstance(address, TcpAddress):
+        for host in address.loopback or {address.host}:
+            yield host, address.port
+    else:
+        yield address.path
+
+
 def console_name(found: Found, taken: Collection[str]) -> str:
     """A console's name: its VM's, with the chardev's for all but the first, and free."""
     suffix = "" if found.number == 0 else f"-{_fit(found.chardev.id)[: MAX_NAME // 2]}"
@@ -234,18 +243,19 @@ def records(found: Iterable[Found]) -> list[Record]:
             pid=f.process.pid,
             qmp=address_text(f.qmp) if f.qmp else None,
             slot=f.slot.value,
-            holder=_holder(f, known) if f.slot is Slot.HELD else None,
+            holder=holder_name(f.clients, known) if f.slot is Slot.HELD else None,
         )
         for f in found
     ]
 
 
-def _holder(found: Found, known: dict[int, tuple[int, str]]) -> str:
-    for inode in found.clients:
+def holder_name(clients: Collection[int], known: Mapping[int, tuple[int, str]]) -> str:
+    """Who has a console, by the inodes of its clients and what is known of them."""
+    for inode in clients:
         if inode in known:
             pid, name = known[inode]
             return f"{name}, pid {pid}"
-    if any(found.clients):
+    if any(clients):
         return "another user's process"
     return "a client on another machine, or one that is gone"
 
@@ -266,7 +276,7 @@ def _is_console(chardev: Chardev) -> bool:
     return device in SERIAL or (device == "virtserialport" and chardev.websocket)
 
 
-def _slot(
+def slot_at(
     listener: Listener | None, own: Mapping[int, int] | None, kernel: Kernel
 ) -> tuple[Slot, tuple[int, ...]]:
     """Who has been accepted: a row of the server's side with an inode, so a process has it."""

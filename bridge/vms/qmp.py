@@ -254,21 +254,33 @@ def send_break(chardev: str) -> Command[None]:
     return Command("chardev-send-break", {"id": chardev}, _nothing)
 
 
-def change_tcp(chardev: str, host: str, port: int) -> Command[None]:
-    """Let a websocket chardev listen anew, which ends whatever locks it.
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What a socket chardev is told besides its address."""
+
+    websocket: bool = True
+    telnet: bool = False
+    logfile: str | None = None
+
+
+def change_tcp(chardev: str, host: str, port: int, how: Listening = Listening()) -> Command[None]:
+    """Let a chardev listen anew, which ends whatever locks it; port 0 is any that is free.
 
     To another port: the old one is "already in use", by QEMU itself.
     """
     address = {"type": "inet", "data": {"host": host, "port": str(port)}}
-    return _change(chardev, address)
+    return _change(chardev, address, how)
 
 
-def change_unix(chardev: str, path: str) -> Command[None]:
+def change_unix(chardev: str, path: str, how: Listening = Listening()) -> Command[None]:
     """As change_tcp, to another path."""
-    return _change(chardev, {"type": "unix", "data": {"path": path}})
+    return _change(chardev, {"type": "unix", "data": {"path": path}}, how)
 
 
-def _change(chardev: str, address: dict[str, Any]) -> Command[None]:
-    data = {"addr": address, "server": True, "wait": False, "websocket": True}
+def _change(chardev: str, address: dict[str, Any], how: Listening) -> Command[None]:
+    data: dict[str, Any] = {"addr": address, "server": True, "wait": False}
+    data |= {"websocket": how.websocket, "telnet": how.telnet}
+    if how.logfile is not None:
+        data |= {"logfile": how.logfile, "logappend": True}
     backend = {"type": "socket", "data": data}
     return Command("chardev-change", {"id": chardev, "backend": backend}, lambda _: None)

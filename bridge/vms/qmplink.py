@@ -21,6 +21,7 @@ from bridge.vms.qmp import (
     QmpError,
     QmpRefusedError,
     Talk,
+    Version,
 )
 
 T = TypeVar("T")
@@ -32,6 +33,11 @@ class QmpLink:
     def __init__(self, socket: trio.socket.SocketType) -> None:
         self._socket = socket
         self._protocol = Protocol()
+
+    @property
+    def version(self) -> Version | None:
+        """QEMU's, as it greeted."""
+        return self._protocol.version
 
     @property
     def events(self) -> list[Event]:

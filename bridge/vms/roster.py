@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bridge.settings.config import ConsoleSettings
-from bridge.settings.url import TcpAddress, UnixAddress
-from bridge.vms.discovery import Found, Slot, console_name
+from bridge.vms.discovery import Found, Slot, comparable, console_name
 from bridge.vms.processes import Process
 
 # How long a console outlives its VM: one that is started again finds the terminals still
@@ -71,7 +70,7 @@ class Roster:
         """The addresses of those that the user has set up himself."""
         names = self.names
         others = (s for s in bridged if s.name not in names)
-        return {address for s in others for address in _comparable(s.url.address)}
+        return {address for s in others for address in comparable(s.url.address)}
 
     def dismiss(self, name: str) -> None:
         """Leave a console alone, as long as its VM runs."""
@@ -168,15 +167,6 @@ def _is_former(ours: _Ours, found: Found) -> bool:
     return ours.gone_at is not None and (old.vm, old.chardev.id) == (found.vm, found.chardev.id)
 
 
-def _comparable(address: TcpAddress | UnixAddress) -> Iterator[object]:
-    """An address as it can be compared: `localhost` is two."""
-    if isinstance(address, TcpAddress):
-        for host in address.loopback or {address.host}:
-            yield host, address.port
-    else:
-        yield address.path
-
-
 def _is_covered(found: Found, explicit: Collection[object]) -> bool:
     address = found.listener.address if found.listener else None
-    return address is not None and any(key in explicit for key in _comparable(address))
+    return address is not None and any(key in explicit for key in comparable(address))

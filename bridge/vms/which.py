@@ -21,6 +21,15 @@ def chardev_at(address: TcpAddress | UnixAddress, rows: Iterable[CharInfo]) -> C
     raise QmpError(f"QMP shows no chardev at {address}; it shows: {printable(seen, 300)}")
 
 
+def peer_at(address: TcpAddress | UnixAddress, rows: Iterable[CharInfo]) -> str | None:
+    """The address of the client that has the console; None where QEMU shows none."""
+    try:
+        socket = chardev_at(address, rows).socket
+    except QmpError:
+        return None
+    return socket.peer if socket is not None else None
+
+
 def _exactly(address: TcpAddress | UnixAddress, row: CharInfo) -> bool:
     assert row.socket is not None
     if isinstance(address, UnixAddress):

@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -74,6 +75,8 @@ class Qemu:
         monitor: bool = False,
         virtio: bool = False,
         telnet: bool = False,
+        program: Path | str = "qemu-system-x86_64",
+        more: Sequence[str] = (),
         name: str = "vm",
     ) -> None:
         """``tls`` is a directory with the server's certificates.
@@ -99,12 +102,13 @@ class Qemu:
         kind = ("websocket=on," if websocket else "") + ("telnet=on," if telnet else "")
         self.qmp_path = directory / "qmp.sock"
         self._command = [
-            "qemu-system-x86_64",
+            str(program),
             *("-name", name, "-accel", "tcg", "-nodefaults", "-display", "none"),
             *credentials,
             *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
             *(MONITOR if monitor else VIRTIO if virtio else UART),
             *("-qmp", f"unix:{self.qmp_path},server=on,wait=off"),
+            *more,
             *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
         ]
         if virtio:
