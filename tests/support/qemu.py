@@ -75,7 +75,7 @@ class Qemu:
         monitor: bool = False,
         virtio: bool = False,
         telnet: bool = False,
-        program: Path | str = "qemu-system-x86_64",
+        program: Sequence[str] = ("qemu-system-x86_64",),
         more: Sequence[str] = (),
         name: str = "vm",
     ) -> None:
@@ -102,7 +102,7 @@ class Qemu:
         kind = ("websocket=on," if websocket else "") + ("telnet=on," if telnet else "")
         self.qmp_path = directory / "qmp.sock"
         self._command = [
-            str(program),
+            *program,
             *("-name", name, "-accel", "tcg", "-nodefaults", "-display", "none"),
             *credentials,
             *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
