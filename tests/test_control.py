@@ -16,6 +16,7 @@ import pytest
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.fake import Fake
+from tests.support.fakeqmp import fake_qmp
 from tests.support.qemu import free_port
 from tests.support.user import REPOSITORY, User
 from tests.support.waiting import eventually
@@ -142,13 +143,18 @@ def test_every_field_of_a_status_is_documented_with_its_type(
     config = directory / "config.toml"
     config.write_text(
         f'[service]\nwebsocket = "auto"\n[consoles.vm1]\nurl = "{vm.url}"\nlog = true\nunix = true\n'
+        f'qmp = "unix://{directory / "qmp"}"\n'
         'pty_readonly = true\nraw_readonly = "auto"\n[consoles.bare]\n'
         f'url = "{NOBODY}"\nraw = false\ntelnet = false\npty = false\n'
     )
     config.chmod(0o644)
     user.environment["XDG_STATE_HOME"] = str(directory / "state")
-    with Bridge(user, directory / "run", "--config", str(config)) as bridge:
+    with (
+        fake_qmp(user, directory / "qmp", (8, 2, 0)),
+        Bridge(user, directory / "run", "--config", str(config)) as bridge,
+    ):
         bridge.wait_message("vm1: ONLINE")
+        eventually(lambda: bridge.status()["machine"])
         with Lines(bridge.directory) as lines, Client(bridge.raw) as client:
             client.type(b"k")
             client.read_until(b"k")
@@ -168,7 +174,9 @@ def test_every_field_of_a_status_is_documented_with_its_type(
             assert set(full["seconds"]) == states
             nulls = {name for name, value in fields(bare).items() if value is None}
             assert nulls == {n for n, k in documented.items() if k.endswith("null")} - {
-                "attachments.typed"
+                "attachments.typed",
+                "machine.state",
+                "machine.qemu",
             }
             assert lines.ask({"do": "status", "name": "bare"})["consoles"][0]["name"] == "bare"
 

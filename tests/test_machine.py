@@ -1,11 +1,9 @@
 """What is known of the machine behind a console, and done for it: by its process and by QMP."""
 
-import json
 import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.fake import Fake
+from tests.support.fakeqmp import fake_qmp
 from tests.support.peer import HEAD, Peer
 from tests.support.qemu import Qemu
 from tests.support.user import User
@@ -191,42 +190,6 @@ def test_qmp_says_it_where_no_process_is_seen(
             eventually(lambda: bridge.status()["input"]["mode"] == mode)
             text = ".".join(map(str, version))
             eventually(lambda: (bridge.status()["machine"] or {}).get("qemu") == text)
-
-
-@contextmanager
-def fake_qmp(user: User, path: Path, version: tuple[int, int, int]) -> Iterator[list[str]]:
-    """A QMP server that knows its version, and refuses all else."""
-    major, minor, micro = version
-    numbers = {"qemu": {"major": major, "minor": minor, "micro": micro}, "package": ""}
-    asked: list[str] = []
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            with client, client.makefile("rwb", buffering=0) as stream:
-                stream.write(json.dumps({"QMP": {"version": numbers}}).encode() + b"\r\n")
-                for line in stream:
-                    request = json.loads(line)
-                    asked.append(request["execute"])
-                    answers = {"qmp_capabilities": {}, "query-version": numbers}
-                    answer: dict[str, object] = {"id": request["id"]}
-                    if request["execute"] in answers:
-                        answer["return"] = answers[request["execute"]]
-                    else:
-                        answer["error"] = {"class": "GenericError", "desc": "no"}
-                    stream.write(json.dumps(answer).encode() + b"\r\n")
-
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        user.own(path)
-        listener.listen()
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield asked
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 # --- rescue
