@@ -248,11 +248,15 @@ class Console:
         self.marks.append(Mark(self.marked, self.scrollback.end, state, reason, self.since))
 
     def feed(self, data: bytes) -> None:
-        """Take output of the guest: keep it, pass it on, count echoes."""
-        self.pacer.output(data, trio.current_time())
+        """Take output of the guest: keep it, pass it on, count echoes, in this order.
+
+        Who waits for an echo has it before it is counted.
+        """
         self.scrollback.append(data)
         self._push()
-        self.kick()
+        now = trio.current_time()
+        self.pacer.output(data, now)
+        self._kick(now)
 
     def _push(self) -> None:
         for reader in tuple(self.readers):
@@ -366,7 +370,9 @@ class Console:
 
     def kick(self) -> None:
         """Send what the pacer allows now; arm the timer for the rest."""
-        now = trio.current_time()
+        self._kick(trio.current_time())
+
+    def _kick(self, now: float) -> None:
         while self.pending:
             if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
@@ -375,14 +381,13 @@ class Console:
                 break
             queue = self._queues.popleft()
             data = queue.take(allowance)
+            self.line.send(data)  # first: the rest is done while the guest reads it
             self.pacer.sent(data, now)
             if queue:  # to the end: every typist gets his turn, but none amid an escape sequence
                 self._queues.insert(0 if self.pacer.in_sequence else len(self._queues), queue)
             self._took(data)
             self.counts.sent += len(data)
-            self.line.send(data)
-        deadline = self.pacer.deadline(self.pending)
-        if deadline < self._timer:
+        if self.pending and (deadline := self.pacer.deadline(self.pending)) < self._timer:
             self._timer = deadline
             self._rearm.set()
 
