@@ -22,6 +22,7 @@ import trio
 
 from bridge.base.handover import Bag, Ending, Record
 from bridge.console.pacing import Pacer
+from bridge.console.patience import Patience
 from bridge.console.scrollback import Scrollback
 from bridge.console.states import State
 
@@ -30,10 +31,6 @@ QUEUE_LIMIT = 4096
 
 # The same for all of a console's typists together, those included who have left.
 TOTAL_LIMIT = 256 * 1024
-
-# Reading upstream waits so long at most for an attachment that is about to be overtaken.
-PATIENCE = 0.020
-
 
 # Changes of state that a reader which is far behind can still be told of.
 MARKS = 64
@@ -157,7 +154,7 @@ class Console:
         self._timer = math.inf  # when run() will ask the pacer again
         self._rearm = trio.Event()
         self._attached = trio.Event()
-        self._positions: dict[Reader, int] = {}
+        self._patience = Patience(scrollback // 2)
         self._progress = trio.Event()
 
     # Handing over.
@@ -263,21 +260,13 @@ class Console:
             reader.push()
 
     async def wait_laggards(self, count: int) -> None:
-        """Wait, 20 ms at most, while ``count`` bytes more would overtake a moving reader.
-
-        So a healthy reader that was merely descheduled loses nothing.  One that has not
-        moved since the last time is stuck, and is not waited for.
-        """
-        if not (laggards := self._laggards(count)):
-            return
-        moving = [r for r in laggards if self._positions.get(r) != r.position]
-        self._positions = {r: r.position for r in laggards}
-        if not moving:
-            return
-        with trio.move_on_after(PATIENCE):
-            while any(r in moving for r in self._laggards(count)):
-                self._progress = trio.Event()
+        """Wait while ``count`` bytes more would overtake a reader that deserves patience."""
+        while (laggards := self._laggards(count)) and (left := self._patience.left(laggards)):
+            began = trio.current_time()
+            self._progress = trio.Event()
+            with trio.move_on_after(left):
                 await self._progress.wait()
+            self._patience.spend(laggards, trio.current_time() - began)
 
     def _laggards(self, count: int) -> list[Reader]:
         """Those whom ``count`` bytes more would overtake."""
@@ -312,7 +301,7 @@ class Console:
     def detach(self, reader: Reader) -> None:
         """The reader is gone; what it had typed is still sent."""
         self.readers.remove(reader)
-        self._positions.pop(reader, None)
+        self._patience.forget(reader)
         self.progressed()
 
     def progressed(self) -> None:
@@ -325,6 +314,7 @@ class Console:
         skipped = position - reader.position
         self.counts.skipped += skipped
         reader.position = position
+        self._patience.moved(reader, skipped)
         return skipped
 
     def offer(self, queue: InputQueue, data: bytes) -> None:
