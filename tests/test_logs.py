@@ -243,7 +243,7 @@ async def test_a_hung_disk_delays_nobody_and_the_end_not_for_long(
         async with running(tmp_path) as desk:
             desk.logs.add(hub, size=1 << 20, keep=1)
             await trio.to_thread.run_sync(entered.wait)
-            with trio.fail_after(60):  # each wait takes a quarter of a second
+            with trio.fail_after(60):  # each wait takes a second
                 for n in range(100_000):
                     hub.feed(b"%08d\r\n" % n)
                     await hub.wait_laggards(4096)

@@ -3,9 +3,9 @@
 A reader that is merely descheduled for a moment must not lose output to a flood that passes
 a whole ring in five milliseconds; one that is stuck must not delay the others or the guest.
 What tells the two apart is what they have read: each stretch of half a ring buys a reader
-a quarter of a second.  So one who is stuck costs that once; one who reads slowly but for
-ever holds a flood to 2 MB/s at worst; and one who loses the processor for a tenth of a
-second now and then, on a host that is busy, loses nothing.
+a second of waiting.  So one who is stuck costs that once; one who reads slowly but for
+ever holds a flood to half a ring a second at worst; and one who loses the processor for
+a moment again and again, on a host that is busy, loses nothing.
 
 Pure: the time that was waited is passed in, in seconds.
 """
@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-PATIENCE = 0.250
+PATIENCE = 1.0
 
 
 class Moving(Protocol):
