@@ -3,6 +3,7 @@
 scrollback  * the ring of past output
 echo        * bytes found again in output
 pacing      * how many bytes may be on their way to the guest
+patience    * whom reading upstream may pause for
 queue       * what one has typed and the guest has not been sent
 states      * the states, and the sentence for each
 history     * what has happened at a console

@@ -14,7 +14,7 @@ stands between a key and the guest.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Protocol
 
@@ -23,15 +23,13 @@ import trio
 from bridge.base.handover import Bag, Ending, Record
 from bridge.console.history import MARKS, Counts, Mark
 from bridge.console.pacing import Pacer
+from bridge.console.patience import Patience
 from bridge.console.queue import QUEUE_LIMIT, InputQueue, Told
 from bridge.console.scrollback import Scrollback
 from bridge.console.states import State
 
 # What all typists of a console together may have typed ahead, those included who have left.
 TOTAL_LIMIT = 256 * 1024
-
-# Reading upstream waits so long at most for an attachment that is about to be overtaken.
-PATIENCE = 0.020
 
 # A guest that has bytes to read when the BREAK comes takes one of them for it: QEMU has one
 # flag for the whole FIFO.  So it is sent when the guest has had time to read them, and what
@@ -104,7 +102,7 @@ class Console:
         self._held_until = -math.inf  # nothing is sent before: a BREAK is under way
         self._rearm = trio.Event()
         self._attached = trio.Event()
-        self._positions: dict[Reader, int] = {}
+        self._patience = Patience(scrollback // 2)
         self._progress = trio.Event()
 
     # Handing over.
@@ -200,32 +198,28 @@ class Console:
         self.marks.append(Mark(self.marked, self.scrollback.end, state, reason, self.since))
 
     def feed(self, data: bytes) -> None:
-        """Take output of the guest: keep it, pass it on, count echoes."""
-        self.pacer.output(data, trio.current_time())
+        """Take output of the guest: keep it, pass it on, count echoes, in this order.
+
+        Who waits for an echo has it before it is counted.
+        """
         self.scrollback.append(data)
         self._push()
-        self.kick()
+        now = trio.current_time()
+        self.pacer.output(data, now)
+        self._kick(now)
 
     def _push(self) -> None:
         for reader in tuple(self.readers):
             reader.push()
 
     async def wait_laggards(self, count: int) -> None:
-        """Wait, 20 ms at most, while ``count`` bytes more would overtake a moving reader.
-
-        So a healthy reader that was merely descheduled loses nothing.  One that has not
-        moved since the last time is stuck, and is not waited for.
-        """
-        if not (laggards := self._laggards(count)):
-            return
-        moving = [r for r in laggards if self._positions.get(r) != r.position]
-        self._positions = {r: r.position for r in laggards}
-        if not moving:
-            return
-        with trio.move_on_after(PATIENCE):
-            while any(r in moving for r in self._laggards(count)):
-                self._progress = trio.Event()
+        """Wait while ``count`` bytes more would overtake a reader that deserves patience."""
+        while (laggards := self._laggards(count)) and (left := self._patience.left(laggards)):
+            began = trio.current_time()
+            self._progress = trio.Event()
+            with trio.move_on_after(left):
                 await self._progress.wait()
+            self._patience.spend(laggards, trio.current_time() - began)
 
     def _laggards(self, count: int) -> list[Reader]:
         """Those whom ``count`` bytes more would overtake."""
@@ -260,7 +254,7 @@ class Console:
     def detach(self, reader: Reader) -> None:
         """The reader is gone; what it had typed is still sent."""
         self.readers.remove(reader)
-        self._positions.pop(reader, None)
+        self._patience.forget(reader)
         self.progressed()
 
     def progressed(self) -> None:
@@ -273,6 +267,7 @@ class Console:
         skipped = position - reader.position
         self.counts.skipped += skipped
         reader.position = position
+        self._patience.moved(reader, skipped)
         return skipped
 
     def offer(self, queue: InputQueue, data: bytes) -> None:
@@ -288,7 +283,7 @@ class Console:
         self.requeue(queue, data)
         self.kick()
 
-    def requeue(self, queue: InputQueue, data: bytes, breaks: Iterable[int] = ()) -> None:
+    def requeue(self, queue: InputQueue, data: bytes, breaks: Collection[int] = ()) -> None:
         """Queue ``data``; it was ``offer``ed already, here or in another process."""
         waiting = bool(queue)
         queue.put(data, breaks)
@@ -342,7 +337,9 @@ class Console:
 
     def kick(self) -> None:
         """Send what the pacer allows now; arm the timer for the rest."""
-        now = trio.current_time()
+        self._kick(trio.current_time())
+
+    def _kick(self, now: float) -> None:
         while self._queues:
             if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
@@ -358,14 +355,15 @@ class Console:
                 break
             queue = self._queues.popleft()
             data = queue.take(allowance)
+            self.line.send(data)  # first: the rest is done while the guest reads it
             self.pacer.sent(data, now)
             if queue:  # to the end: every typist gets his turn, but none amid an escape sequence
                 self._queues.insert(0 if self.pacer.in_sequence else len(self._queues), queue)
             self._took(data)
             self.counts.sent += len(data)
             self._calm_at = now + CALM_BEFORE
-            self.line.send(data)
-        self._arm(self.pacer.deadline(self.pending))
+        if self.pending:
+            self._arm(self.pacer.deadline(self.pending))
 
     def _arm(self, deadline: float) -> None:
         if deadline < self._timer:

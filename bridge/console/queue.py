@@ -1,6 +1,6 @@
 """What one has typed and the guest has not been sent: bytes, and BREAKs between them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 # What an attachment may have typed ahead of the guest; then its client is not read.
 QUEUE_LIMIT = 4096
@@ -38,21 +38,24 @@ class InputQueue:
     @property
     def break_due(self) -> bool:
         """A BREAK is what comes next."""
-        return self.breaks[:1] == [0]
+        return bool(self.breaks) and self.breaks[0] == 0
 
-    def put(self, data: bytes, breaks: Iterable[int] = ()) -> None:
+    def put(self, data: bytes, breaks: Collection[int] = ()) -> None:
         """Add ``data``, and a BREAK at each place; several at one place are one."""
         self._data += data
-        self.breaks = sorted({*self.breaks, *breaks})
+        if breaks:
+            self.breaks = sorted({*self.breaks, *breaks})
 
     def peek(self) -> bytes:
         return bytes(self._data)
 
     def take(self, count: int) -> bytes:
         """At most ``count`` bytes, none beyond a BREAK."""
-        taken = bytes(self._data[: min([count, *self.breaks[:1]])])
-        del self._data[: len(taken)]
-        self.breaks = [place - len(taken) for place in self.breaks]
+        if self.breaks:
+            count = min(count, self.breaks[0])
+            self.breaks = [place - count for place in self.breaks]
+        taken = bytes(self._data[:count])
+        del self._data[:count]
         return taken
 
     def take_break(self) -> None:

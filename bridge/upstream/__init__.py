@@ -5,6 +5,7 @@ credentials    certificates and secrets in files
 protocol     * what is spoken: the face of it, and bytes as they are
 websocket    * RFC 6455 as QEMU speaks it
 telnet       * telnet within what is spoken
+flood        * when reading may pause
 dial           connecting
 transport      a socket's bytes, and leaving
 tls            TLS on a socket
