@@ -9,6 +9,7 @@ from bridge.base.telnet import Code
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client
+from tests.support.fake import Fake
 from tests.support.peer import Peer
 from tests.support.qemu import Qemu
 from tests.support.terminal import Terminal
@@ -19,7 +20,7 @@ BREAK = bytes([Code.IAC, Code.BRK])
 HELP = b"sysrq: HELP : loglevel(0-9)"
 
 
-def config(directory: Path, vm: Qemu, *lines: str) -> str:
+def config(directory: Path, vm: Qemu | Fake, *lines: str) -> str:
     file = directory / "config.toml"
     file.write_text("\n".join(["[consoles.vm]", f'url = "{vm.url}"', *lines, ""]))
     file.chmod(0o644)
@@ -98,43 +99,65 @@ def send_break(user: User, bridge: Bridge) -> str:
     return done.stderr
 
 
-WAYS = {
-    "qmp": (),
-    "no QMP socket": ('qmp = "unix:///nowhere/qmp"',),
-    "another has it": ('qmp = "unix://{qmp}"',),
-    "another machine's": ('qmp = "unix://{other}"',),
-}
 ANSWERS = {
-    "qmp": "there is .*-qmp unix:/PATH,server=on,wait=off.* telnet=on .*settings",
-    "no QMP socket": "QMP at /nowhere/qmp: .*",
-    "another has it": "no greeting: another client has this QMP socket, or QEMU is stopped",
-    "another machine's": r"QMP shows no chardev at 127.0.0.1:\d+; it shows: c \(disconnected:.*\).*",
+    "unix:///nowhere/qmp": "QMP at /nowhere/qmp: .*",
+    "unix://{held}": "QMP at .*/qmp.sock: another user's process has it",
+    "unix://{other}": r"QMP shows no chardev at 127.0.0.1:\d+; it shows: c \(disconnected:.*\).*",
+    "": "there is .*-qmp unix:/PATH,server=on,wait=off.* telnet=on .*settings",
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("qmp", ANSWERS)
 def test_where_there_is_no_way_it_is_said(
-    user: User, directory: Path, boot: Boot, way: str
+    user: User, directory: Path, boot: Boot, qmp: str
 ) -> None:
     """To the command, in the log, and to the telnet client that asked; no other is bothered."""
-    vm, other = boot("echofifo"), boot("deaf")
+    held, other = boot("deaf"), boot("deaf")
     other.leave_qmp()
-    lines = [line.format(qmp=vm.qmp_path, other=other.qmp_path) for line in WAYS[way]]
+    answer = ANSWERS[qmp]
+    where = qmp.format(held=held.qmp_path, other=other.qmp_path)
     with (
-        Bridge(user, directory / "run", "--config", config(directory, vm, *lines)) as bridge,
+        Fake("echo") as vm,  # whose process is no QEMU's
+        Bridge(
+            *(user, directory / "run", "--config"),
+            config(directory, vm, *([f'qmp = "{where}"'] if qmp else [])),
+        ) as bridge,
         Client(bridge.telnet) as client,
         Client(bridge.telnet) as another,
     ):
         bridge.wait_message("vm: ONLINE")
         bridge.wait_attached(2)
-        assert re.fullmatch(f"ttybridge: vm: no BREAK: {ANSWERS[way]}\n", send_break(user, bridge))
+        assert re.fullmatch(f"ttybridge: vm: no BREAK: {answer}\n", send_break(user, bridge))
         client.type(BREAK)
         client.read_until(b"[ttybridge: vm: no BREAK: ")
-        assert re.fullmatch(f"{ANSWERS[way]}]\r\n", client.read_until(b"]\r\n").decode())
+        assert re.fullmatch(f"{answer}]\r\n", client.read_until(b"]\r\n").decode())
         bridge.wait_message("vm: no BREAK: ")
         reach_echo(client)
         another.read_until(b"?")
         assert b"BREAK" not in another.seen
+
+
+def test_the_qmp_socket_of_the_qemu_that_listens_there_is_found(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    """No settings."""
+    vm = boot("echofifo")
+    vm.leave_qmp()
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("vm: ONLINE")
+        reach_echo(client)
+        assert send_break(user, bridge) == ""
+        assert client.read_exactly(1) == b"\0"
+
+
+def test_a_console_that_is_found_has_its_way(user: User, directory: Path, boot: Boot) -> None:
+    """In-band, as its command line says; the test has its QMP."""
+    vm = boot("echofifo", telnet=True, name="telnetting")
+    with Bridge(user, directory / "run", "--discover") as bridge:
+        bridge.wait_message("telnetting: ONLINE")
+        done = user.run(["ttybridge", "break", "telnetting", "--runtime-dir", bridge.directory])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert vm.connected()
 
 
 def test_real_clients_send_one(tools: None, user: User, directory: Path, vm: Qemu) -> None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import trio
+from trio.to_thread import run_sync
 
 from bridge.kernel.listeners import is_local
 from bridge.settings.monitor import Address
 from bridge.vms.discovery import Kernel
-from bridge.vms.qmp import CHARDEVS, STATUS, CharInfo, QmpError, Version
+from bridge.vms.neighbours import holders
+from bridge.vms.qmp import CHARDEVS, GREETING_LIMIT, STATUS, CharInfo, QmpError, Version
 from bridge.vms.qmplink import QmpLink, open_qmp
 
 log = logging.getLogger("ttybridge")
@@ -25,6 +27,8 @@ log = logging.getLogger("ttybridge")
 FRESH = 1.0
 AT_ONCE = 8
 
+LOOK_AGAIN = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -33,6 +37,21 @@ class Seen:
     state: str
     version: Version | None
     chardevs: tuple[CharInfo, ...]
+
+
+async def _wait_free(address: Address) -> None:
+    """Wait while another has it, but not for long: then raise QmpError.
+
+    Not in QEMU's own queue: that has two places, which those who have left it still take.
+    """
+    if not is_local(address):
+        return
+    with trio.move_on_after(GREETING_LIMIT):
+        while Kernel().held(address):
+            await trio.sleep(LOOK_AGAIN)
+        return
+    known = await run_sync(holders, [address])
+    raise QmpError(f"QMP at {address}: {known.get(address, 'another client')} has it")
 
 
 class Monitors:
@@ -47,9 +66,10 @@ class Monitors:
     @asynccontextmanager
     async def visit(self, address: Address) -> AsyncIterator[QmpLink]:
         """Raises QmpError."""
-        lock = self._locks.setdefault(address, trio.Lock())
-        async with lock, open_qmp(address) as link:
-            yield link
+        async with self._locks.setdefault(address, trio.Lock()):
+            await _wait_free(address)
+            async with open_qmp(address) as link:
+                yield link
 
     async def look(self, addresses: Collection[Address]) -> None:
         """Have a look at those that were not looked at just now, the longest ago first.
