@@ -56,8 +56,7 @@ QUEUED = "queued, not served yet"
 UNSEEN = "no answer yet; most likely another client has this console"
 LOCKED = (
     "nobody has this console, yet nobody is served: QEMU is stopped, or a client that left"
-    " badly has locked it (rescue: a byte from the guest, system_reset, or QMP chardev-change"
-    " to another port)"
+    " badly has locked it (rescue: 'ttybridge rescue', a byte from the guest, or system_reset)"
 )
 
 
