@@ -23,7 +23,7 @@ class Uart:
     def __init__(self, latency: float) -> None:
         self.clear = True
         self.got: list[int | None] = []
-        self._latency = latency
+        self.latency = latency
         self._fifo: deque[int] = deque()
         self._broken = False
 
@@ -37,7 +37,7 @@ class Uart:
 
     async def run(self, hub: Console) -> None:
         while True:
-            await trio.sleep(self._latency)
+            await trio.sleep(self.latency)
             shown = bytearray()
             while self._fifo:
                 byte = self._fifo.popleft()
@@ -105,12 +105,41 @@ def test_it_comes_between_what_was_typed_before_and_after(
     trio.run(scene, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_it_waits_for_a_guest_that_has_echoed_and_is_descheduled() -> None:
+    async def scene() -> None:
+        uart = Uart(0.001)
+        hub = Console(
+            *("vm", "ws://h"),
+            scrollback=4096,
+            pacer=Pacer(Input.AUTO),
+            on_break=lambda told: told("" if uart.send_break() else "no"),
+        )
+        hub.connect(uart)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            nursery.start_soon(uart.run, hub)
+            queue = InputQueue()
+            hub.offer(queue, b"ab")
+            await trio.sleep(0.02)
+            uart.latency = 0.3
+            await trio.sleep(0.002)
+            hub.offer(queue, b"c")
+            hub.interrupt(queue)
+            hub.offer(queue, b"h")
+            await trio.sleep(2)
+            nursery.cancel_scope.cancel()
+        assert uart.got == [*b"abc", BREAK, *b"h"]
+
+    trio.run(scene, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_the_guests_end_and_a_refusal_are_told() -> None:
     async def scene() -> None:
         refusals: list[str] = []
         hub = Console("vm", "ws://h", scrollback=4096, pacer=Pacer(Input.DIRECT))
         hub.connect(Uart(math.inf))
-        assert "no way" in await hub.send_break()
+        hub.interrupt(InputQueue(refusals.append))
+        assert refusals.pop() == "there is no way to send one"
         queue = InputQueue(refusals.append)
         hub.offer(queue, b"a")
         hub.interrupt(queue)
@@ -119,7 +148,8 @@ def test_the_guests_end_and_a_refusal_are_told() -> None:
         hub.hang_up()
         assert refusals == ["the guest has gone away"]
         assert (queue.dropped, bool(queue), hub.pending) == (1, False, 0)
-        assert "no way" in await hub.send_break()  # by itself; the guest is not asked
+        hub.interrupt(queue)  # tried without a guest, too
+        assert refusals[1:] == ["there is no way to send one"]
 
     trio.run(scene)
 

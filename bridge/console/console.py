@@ -302,19 +302,6 @@ class Console:
         self.requeue(queue, b"", (len(queue),))
         self.kick()
 
-    async def send_break(self) -> str:
-        """Send a BREAK; return why it was not sent, or nothing."""
-        outcome: list[str] = []
-        answered = trio.Event()
-
-        def told(refusal: str) -> None:
-            outcome.append(refusal)
-            answered.set()
-
-        self.interrupt(InputQueue(told))
-        await answered.wait()
-        return outcome[0]
-
     async def deliver(self, data: bytes) -> int:
         """Type ``data`` of any length; return how much of it was sent, when that is known."""
         queue = InputQueue()
@@ -343,8 +330,7 @@ class Console:
         while self._queues:
             if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
-            due = max(self._held_until, self._calm_at if self._queues[0].break_due else -math.inf)
-            if now < due:
+            if now < (due := self._due(self._queues[0])):
                 self._arm(due)
                 return
             if self._queues[0].break_due:
@@ -364,6 +350,12 @@ class Console:
             self._calm_at = now + CALM_BEFORE
         if self.pending:
             self._arm(self.pacer.deadline(self.pending))
+
+    def _due(self, queue: InputQueue) -> float:
+        """When what is next may be sent, whatever the pacer says."""
+        if not queue.break_due:
+            return self._held_until
+        return max(self._held_until, self._calm_at, self.pacer.settled)
 
     def _arm(self, deadline: float) -> None:
         if deadline < self._timer:

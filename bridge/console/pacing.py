@@ -230,6 +230,12 @@ class Pacer:
                 return min(self._expiry, wait)
 
     @property
+    def settled(self) -> float:
+        """Until when what is in flight may still be unread, as far as echoes tell."""
+        waits = self.mode is Mode.ECHO and self._in_flight
+        return self._expiry if waits else -math.inf
+
+    @property
     def in_sequence(self) -> bool:
         """What was sent last is the beginning of an escape sequence: nothing may come between."""
         return _UNFINISHED.search(self._tail) is not None

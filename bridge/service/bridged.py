@@ -11,7 +11,7 @@ from bridge.base.printable import printable
 from bridge.console.attach import Attachment
 from bridge.console.console import Console
 from bridge.console.pacing import Pacer
-from bridge.console.queue import Told
+from bridge.console.queue import InputQueue, Told
 from bridge.console.states import State
 from bridge.logs.consolelog import ConsoleLog
 from bridge.service.machine import Machine
@@ -99,6 +99,20 @@ class BridgedConsole:
             outcome("")
         else:
             self._nursery.start_soon(self.machine.attempt_break, outcome)
+
+    async def send_break(self) -> None:
+        """Have the guest see a BREAK, behind what was typed before; raises StartError."""
+        outcome: list[str] = []
+        answered = trio.Event()
+
+        def told(refusal: str) -> None:
+            outcome.append(refusal)
+            answered.set()
+
+        self.console.interrupt(InputQueue(told))
+        await answered.wait()
+        if outcome[0]:
+            raise StartError(f"{self.settings.name}: no BREAK: {outcome[0]}")
 
     async def rescue(self) -> None:
         """Free the console if a client that has left badly keeps it; raises BridgeError."""

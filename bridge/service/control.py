@@ -214,9 +214,7 @@ class Control:
         return {"sent": delivered}
 
     async def _break(self, request: Request) -> Answer:
-        console = self._console(request).console
-        if refusal := await console.send_break():
-            raise StartError(f"{console.name}: no BREAK: {refusal}")
+        await self._console(request).send_break()
         return {}
 
     async def _rescue(self, request: Request) -> Answer:
