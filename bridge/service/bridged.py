@@ -63,6 +63,7 @@ class BridgedConsole:
         self._workshop = Workshop(self.console, common, left)
         self._state_log = _StateLog()
         self._news = trio.Event()  # of the state
+        self._refusal = ""  # of the last BREAK
         self.ended = False
         """Nobody can attach any more."""
         self._parts: dict[str, Part] = {}
@@ -79,17 +80,20 @@ class BridgedConsole:
     def _on_state(self, console: Console) -> None:
         self._state_log(console)
         self._common.changed()
-        if console.state in _REACHED and self._nursery is not None:
+        if console.state not in _REACHED:
+            self.machine.forget()
+        elif self._nursery is not None:
             self._nursery.start_soon(self.machine.learn)
         self._news.set()
         self._news = trio.Event()
 
     def _send_break(self, told: Told) -> None:
         def outcome(refusal: str) -> None:
-            if refusal:
-                warn(self.settings.name, f"no BREAK: {refusal}")
-            else:
+            if not refusal:
                 log.info("%s: BREAK sent", self.settings.name)
+            elif refusal != self._refusal:  # once, for one may ask without end
+                warn(self.settings.name, f"no BREAK: {refusal}")
+            self._refusal = refusal
             told(refusal)
 
         assert self._nursery is not None

@@ -73,6 +73,10 @@ class Machine:
             console.pacer.trust()
             console.kick()
 
+    def forget(self) -> None:
+        """It is gone, and another may come."""
+        self.found = self._version = None
+
     async def _ask_version(self) -> str | None:
         # Its program comes first: a QMP socket is for one client, and when a machine has
         # just started, that may be somebody else's moment.
