@@ -212,3 +212,24 @@ def test_over_tcp_and_as_soon_as_a_reload_says_where(
         assert send_break(user, bridge) == ""
         assert client.read_exactly(1) == b"\0"
         assert bridge.status()["connections"] == 1
+
+
+def test_the_consoles_of_one_machine_take_turns_at_its_qmp_socket(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    port = free_port()
+    second = f"socket,id=d,websocket=on,host=127.0.0.1,port={port},server=on,wait=off"
+    vm = boot("deaf", more=["-chardev", second, "-serial", "chardev:d"])
+    vm.leave_qmp()
+    file = directory / "config.toml"
+    urls = [vm.url, f"ws://127.0.0.1:{port}"]
+    file.write_text("".join(f'[consoles.c{n}]\nurl = "{url}"\n' for n, url in enumerate(urls)))
+    file.chmod(0o644)
+    with Bridge(user, directory / "run", "--config", str(file)) as bridge:
+        for name in ("c0", "c1"):
+            bridge.wait_message(f"{name}: ONLINE")
+        commands = [
+            user.popen(["ttybridge", "break", f"c{n % 2}", "--runtime-dir", str(bridge.directory)])
+            for n in range(6)
+        ]
+        assert [command.wait(30) for command in commands] == [0] * 6

@@ -4,7 +4,8 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tests.support.qemu import Qemu
 from tests.support.user import User
 from tests.support.waiting import eventually
 from tests.test_transfer import reach_echo
+
+Figure = Callable[..., None]
 
 # A client of a websocket console that stays.
 HOLDER = """
@@ -77,7 +80,7 @@ def machine_state(bridge: Bridge) -> str | None:
 
 
 def test_a_busy_qmp_socket_neither_delays_nor_disturbs(
-    user: User, directory: Path, boot: Boot
+    user: User, directory: Path, boot: Boot, figure: Figure
 ) -> None:
     vm = boot("echofifo")  # whose QMP the test has
     lines = [f'qmp = "unix://{vm.qmp_path}"']
@@ -87,9 +90,21 @@ def test_a_busy_qmp_socket_neither_delays_nor_disturbs(
         assert status["machine"]["state"] is None
         assert status["machine"]["qemu"].startswith("7.")  # as its program says
         assert vm.qmp("query-status")["status"] == "running"
+        figure("status where another has the QMP socket", status_seconds(bridge))
 
 
-def test_a_stopped_qemu_does_not_delay(user: User, directory: Path, boot: Boot) -> None:
+def status_seconds(bridge: Bridge) -> list[float]:
+    seconds = []
+    for _ in range(5):
+        began = time.monotonic()
+        bridge.status()
+        seconds.append(time.monotonic() - began)
+    return seconds
+
+
+def test_a_stopped_qemu_does_not_delay(
+    user: User, directory: Path, boot: Boot, figure: Figure
+) -> None:
     vm = boot("echofifo")
     vm.leave_qmp()
     lines = [f'qmp = "unix://{vm.qmp_path}"']
@@ -99,6 +114,7 @@ def test_a_stopped_qemu_does_not_delay(user: User, directory: Path, boot: Boot) 
         vm.process.send_signal(signal.SIGSTOP)
         try:
             eventually(lambda: machine_state(bridge) is None)
+            figure("status where QEMU is stopped", status_seconds(bridge))
         finally:
             vm.process.send_signal(signal.SIGCONT)
         eventually(lambda: machine_state(bridge) == "running")
@@ -227,7 +243,7 @@ def test_a_locked_console_is_rescued(user: User, directory: Path, boot: Boot, ki
         lines.append('upstream = "telnet"')
     lock(vm)
     with Bridge(user, directory / "run", *settings(directory, vm.url, *lines)) as bridge:
-        bridge.wait_message("vm: BUSY")
+        bridge.wait_message("vm: BUSY: nobody has this console.*ttybridge rescue")
         assert rescue(user, bridge) == ""
         bridge.wait_message("vm: ONLINE")
         with Client(bridge.raw) as client:

@@ -5,16 +5,18 @@ starts; but connecting twice a second for each of a thousand consoles is a storm
 kernel lists all listening sockets for the price of one connect.
 """
 
+import math
 import os
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import trio
 
-from bridge.kernel.sockdiag import tcp_listeners
+from bridge.kernel.sockdiag import tcp_listeners, unix_connected
 from bridge.settings.url import TcpAddress, UnixAddress
 
 INTERVAL = 0.5
+FRESH = 0.9  # less than the second in which each of those that are queued asks
 
 # Who listens at an address: socket inodes, or the socket file's identity; empty for nobody.
 Listening = frozenset[object]
@@ -34,6 +36,8 @@ class Listeners:
     """Looks while anybody waits; ``run`` is the service's task for it."""
 
     def __init__(self) -> None:
+        self._held: dict[str, bool] = {}
+        self._held_at = -math.inf
         self._waiters: set[_Waiter] = set()
         self._waiting = trio.Event()
 
@@ -46,6 +50,19 @@ class Listeners:
             await waiter.seen.wait()
         finally:
             self._waiters.discard(waiter)
+
+    def is_held(self, path: str) -> bool:
+        """Has the server at a Unix socket a client that is still there?  If not seen: yes.
+
+        As of the last second, and one look for all who ask.
+        """
+        now = trio.current_time()
+        if now >= self._held_at + FRESH:
+            self._held, self._held_at = {}, now
+            for row in unix_connected():
+                if row.inode:  # accepted; its peer is 0 when the client has closed
+                    self._held[row.name] = self._held.get(row.name, False) or row.peer != 0
+        return self._held.get(path, True)
 
     async def run(self) -> None:
         while True:

@@ -28,6 +28,7 @@ from bridge.console.console import Console
 from bridge.console.states import State
 from bridge.kernel import sockdiag
 from bridge.kernel.listeners import Listeners, Listening, is_local, who_listens
+from bridge.settings.url import UnixAddress
 from bridge.upstream.credentials import CredentialError
 from bridge.upstream.dial import DialError
 from bridge.upstream.flood import Flood
@@ -203,7 +204,12 @@ class Upstream:
                 case False:
                     # A look may fall between one client's leaving and the next one's
                     # turn: only the second that finds no holder says something.
-                    unheld = 0 if connection.held_by_another() else min(unheld + 1, 2)
+                    held = (
+                        self._listeners.is_held(self._address.path)
+                        if isinstance(self._address, UnixAddress)
+                        else connection.held_by_another()
+                    )
+                    unheld = 0 if held else min(unheld + 1, 2)
                     self._console.enter(State.BUSY, (HELD, QUEUED, LOCKED)[unheld])
                 case _ if connection.transport.open and not connection.speech.greets:
                     # Nobody says that he serves us; as far as can be seen, he does.
@@ -343,8 +349,6 @@ class _Connection:
 
         A locked QEMU keeps the socket of one that is gone: CLOSE_WAIT, or no row at all.
         """
-        if self._socket.family == AF_UNIX:
-            return True  # sock_diag does not tell; the usual case is assumed
         try:
             own, (_, port) = self._own, self._peer
         except OSError:

@@ -113,8 +113,8 @@ class Kernel:
         return self._connected[port]
 
 
-def consoles(vm: Vm, kernel: Kernel) -> list[Found]:
-    """The consoles and monitors of a VM."""
+def consoles(vm: Vm, kernel: Kernel, *, slots: bool = True) -> list[Found]:
+    """The consoles and monitors of a VM; without ``slots`` not who has them, which costs most."""
     place = _Place.of(vm, kernel)
     own, qmp = place.sockets.own, place.qmp
     result: list[Found] = []
@@ -122,7 +122,7 @@ def consoles(vm: Vm, kernel: Kernel) -> list[Found]:
         if not _is_listed(chardev):
             continue
         listener = place.listeners.get(chardev.id)
-        slot, clients = slot_at(listener, own, kernel)
+        slot, clients = slot_at(listener, own, kernel) if slots else (Slot.UNKNOWN, ())
         url = _url(chardev, place.address(chardev))
         number = sum(f.number is not None for f in result) if _is_console(chardev) else None
         result.append(

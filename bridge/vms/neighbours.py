@@ -40,7 +40,7 @@ class Neighbours:
         self._found = {
             key: found
             for vm in self._vms.look()
-            for found in consoles(vm, kernel)
+            for found in consoles(vm, kernel, slots=False)
             if found.own and found.listener is not None and found.listener.address is not None
             for key in comparable(found.listener.address)
         }
