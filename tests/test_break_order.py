@@ -154,14 +154,22 @@ def test_the_guests_end_and_a_refusal_are_told() -> None:
     trio.run(scene)
 
 
-def test_it_is_handed_over_in_its_place() -> None:
+@pytest.mark.parametrize("under_way", [False, True])
+def test_it_is_handed_over_in_its_place(under_way: bool) -> None:
     async def scene() -> None:
-        first = Console("vm", "ws://h", scrollback=4096, pacer=Pacer(Input.DIRECT))
+        begun: list[Told] = []
+        first = Console(
+            *("vm", "ws://h"), scrollback=4096, pacer=Pacer(Input.DIRECT), on_break=begun.append
+        )
         first.connect(Uart(math.inf))
         queue = InputQueue()
         for piece in (b"a", b"", b"bc"):
             first.offer(queue, piece)
             first.interrupt(queue)
+        if under_way:
+            await trio.sleep(1)
+            first.kick()
+        assert len(begun) == under_way
         bag = Bag()
         record = first.state_record(bag)
         uart, breaks = Uart(0.001), []
@@ -182,5 +190,32 @@ def test_it_is_handed_over_in_its_place() -> None:
             await trio.sleep(2)
             nursery.cancel_scope.cancel()
         assert uart.got == [BREAK, *b"bc", BREAK]
+
+    trio.run(scene, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_the_end_of_one_that_nobody_waits_for_ends_no_other() -> None:
+    async def scene() -> None:
+        begun: list[Told] = []
+        refusals: list[str] = []
+        hub = Console(
+            *("vm", "ws://h"), scrollback=4096, pacer=Pacer(Input.DIRECT), on_break=begun.append
+        )
+        queue = InputQueue(refusals.append)
+        hub.connect(Uart(math.inf))
+        hub.interrupt(queue)
+        hub.hang_up()
+        assert refusals == ["the guest has gone away"]
+        uart = Uart(0.001)
+        hub.connect(uart)
+        hub.interrupt(queue)
+        hub.offer(queue, b"h")
+        first, second = begun
+        first("")
+        await trio.sleep(1)
+        hub.kick()
+        assert (len(refusals), hub.pending) == (1, 1)
+        second("no")
+        assert (refusals[1:], hub.pending) == (["no"], 0)
 
     trio.run(scene, clock=trio.testing.MockClock(autojump_threshold=0))

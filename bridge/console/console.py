@@ -99,7 +99,8 @@ class Console:
         self._taken = trio.Event()
         self._timer = math.inf  # when run() will ask the pacer again
         self._calm_at = -math.inf  # when the guest has read what was sent last
-        self._held_until = -math.inf  # nothing is sent before: a BREAK is under way
+        self._held_until = -math.inf  # nothing is sent before
+        self._breaking: Told | None = None  # a BREAK is under way
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._patience = Patience(scrollback // 2)
@@ -363,21 +364,28 @@ class Console:
             self._rearm.set()
 
     def _break(self, queue: InputQueue) -> None:
-        """Begin the BREAK that is next; nothing is sent until its end, and then a moment."""
-        queue.take_break()
-        if not queue:
-            self._queues.popleft()
-        self._held_until = math.inf
+        """Begin the BREAK that is next; nothing is sent until its end, and then a moment.
+
+        Until then it stays where it is: another process would begin it anew.
+        """
 
         def told(refusal: str) -> None:
+            if self._breaking is not told:  # the guest went away meanwhile
+                return
+            self._breaking = None
             self._held_until = trio.current_time() + (0 if refusal else CALM_AFTER)
+            queue.take_break()
+            if not queue:
+                self._queues.popleft()
             queue.told(refusal)
             self._taken.set()
             self.kick()
 
+        self._breaking, self._held_until = told, math.inf
         self._on_break(told)
 
     def _drop_input(self) -> None:
+        self._breaking, self._held_until = None, -math.inf
         for queue in self._queues:
             data = queue.take_all()
             queue.dropped += len(data)

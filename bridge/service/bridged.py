@@ -89,6 +89,8 @@ class BridgedConsole:
 
     def _send_break(self, told: Told) -> None:
         def outcome(refusal: str) -> None:
+            if self.console.ending is Ending.HAND_OVER:
+                return  # the next process does it
             if not refusal:
                 log.info("%s: BREAK sent", self.settings.name)
             elif refusal != self._refusal:  # once, for one may ask without end
