@@ -1,11 +1,11 @@
 """Commands that ask the service for one thing: send, break, add, remove, reload."""
 
 import argparse
-import base64
 import os
 from typing import TYPE_CHECKING, Any
 
 from bridge.base.printable import printable
+from bridge.base.wire import keys
 from bridge.commands import common as command
 from bridge.commands.client import Client
 
@@ -53,9 +53,9 @@ def _client(arguments: argparse.Namespace) -> Client:
 
 def _send(arguments: argparse.Namespace) -> int:
     # As the shell gave it, be it UTF-8 or not.
-    data = os.fsencode(arguments.text) + (b"\r" if arguments.enter else b"")
+    data = keys(os.fsencode(arguments.text), enter=arguments.enter)
     with _client(arguments) as client:
-        client.ask("send", name=arguments.name, data=base64.b64encode(data).decode())
+        client.ask("send", name=arguments.name, data=data)
     return 0
 
 

@@ -3,30 +3,15 @@
 Imports nothing heavy; ``contrib/control.md`` says what is spoken.
 """
 
-import errno
-import json
 import socket
 from pathlib import Path
 from typing import Any, Self
 
-from bridge.base.errors import BridgeError, StartError
-from bridge.base.printable import printable
+from bridge.base.errors import AskError, GoneError
+from bridge.base.wire import answer, gone, request, unreachable
 from bridge.kernel.runtime import CONTROL, short_path
 
-# What connect(2) says where nobody listens.
-_NOBODY = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
-
-
-class AskError(BridgeError):
-    """The service has refused, and said why."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(printable(message, 1000))
-        self.exit_code = exit_code
-
-
-class GoneError(BridgeError):
-    """There was a service, and there is none any more; or the console has been removed."""
+__all__ = ["AskError", "Client", "GoneError"]
 
 
 class Client:
@@ -34,12 +19,13 @@ class Client:
 
     def __init__(self, directory: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
+        control = str(directory / CONTROL)
         try:
-            with short_path(str(directory / CONTROL)) as path:
+            with short_path(control) as path:
                 self.socket.connect(path)
         except OSError as error:
             self.socket.close()
-            raise unreachable(directory, error) from error
+            raise unreachable(control, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +39,7 @@ class Client:
             self.socket.sendall(request(do, fields))
             line = self._line()
         except OSError as error:
-            raise GoneError("the service has gone away") from error
+            raise gone() from error
         return answer(line)
 
     def attach(self, name: str, **options: object) -> socket.socket:
@@ -67,30 +53,3 @@ class Client:
         while not line.endswith(b"\n") and (seen := self.socket.recv(1 << 16, socket.MSG_PEEK)):
             line += self.socket.recv(seen.find(b"\n") + 1 or len(seen))
         return line
-
-
-def unreachable(directory: Path, error: OSError) -> StartError:
-    """Why the control socket in ``directory`` could not be connected to."""
-    if error.errno in _NOBODY:
-        return StartError(
-            f"no ttybridge runs with {printable(str(directory))}; start one with 'ttybridge run'"
-            " or 'systemctl --user start ttybridge'"
-        )
-    where = printable(str(directory / CONTROL))
-    return StartError(f"control socket {where}: {error.strerror or error}")
-
-
-def request(do: str, fields: dict[str, object]) -> bytes:
-    """The line that asks for ``do``."""
-    return json.dumps({"do": do, **fields}).encode() + b"\n"
-
-
-def answer(line: bytes) -> dict[str, Any]:
-    """What the line says, which may be cut short; raises AskError, GoneError."""
-    try:
-        said: dict[str, Any] = json.loads(line)
-    except ValueError as error:
-        raise GoneError("the service has gone away") from error
-    if not said["ok"]:
-        raise AskError(said["error"], said["exit"])
-    return said
