@@ -4,6 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from bridge.base.errors import AskError, ConfigError, UsageError
 from bridge.base.printable import printable
 from bridge.base.wire import keys
 from bridge.commands import common as command
@@ -11,6 +12,10 @@ from bridge.commands.client import Client
 
 if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
+
+
+# How long the new program may take until it listens, with all that it was handed.
+_STARTING = 60.0
 
 
 def add_to(commands: "Subparsers") -> None:
@@ -72,7 +77,12 @@ def _add(arguments: argparse.Namespace) -> int:
         if port is not None:
             settings[key] = port or False
     with _client(arguments) as client:
-        added = client.ask("add", name=arguments.name, settings=settings)["console"]
+        try:
+            added = client.ask("add", name=arguments.name, settings=settings)["console"]
+        except AskError as error:
+            if error.exit_code == ConfigError.exit_code:  # no file of settings, but our words
+                raise UsageError(str(error)) from error
+            raise
     command.say(added["link"] or added["raw"] or added["telnet"] or added["name"])
     return 0
 
@@ -99,7 +109,7 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 def _wait_new(arguments: argparse.Namespace) -> int:
     """The new program answers on the same socket, as soon as it can."""
-    with _client(arguments) as client:
+    with Client(command.directory(arguments), patience=_STARTING) as client:
         service = client.ask("status")["service"]
     command.say(f"ttybridge {service['version']}, pid {service['pid']}")
     return 0

@@ -4,25 +4,45 @@ Imports nothing heavy; ``contrib/control.md`` says what is spoken.
 """
 
 import socket
+import struct
 from pathlib import Path
 from typing import Any, Self
 
-from bridge.base.errors import AskError, GoneError
+from bridge.base.errors import AskError, GoneError, StartError
+from bridge.base.printable import printable
 from bridge.base.wire import answer, gone, request, unreachable
-from bridge.kernel.runtime import CONTROL, short_path
+from bridge.kernel.runtime import CONTROL, holder, short_path
 
 __all__ = ["AskError", "Client", "GoneError"]
 
+# How long the service may be silent before it is asked whether it is still there, and how
+# long it may take to answer that.
+_PATIENCE = 5.0
+
 
 class Client:
-    """A connection to the service of a runtime directory; a context.  Raises StartError."""
+    """A connection to the service of a runtime directory; a context.  Raises StartError.
 
-    def __init__(self, directory: Path) -> None:
+    Some answers take their time: a long text is typed, a guest is left.  A service that
+    answers nothing at all hangs, and is not waited for.
+    """
+
+    def __init__(self, directory: Path, *, patience: float = _PATIENCE) -> None:
+        self._directory = directory
+        self._patience = patience
+        self._looking = False
         self.socket = socket.socket(socket.AF_UNIX)
+        # Not settimeout: connect(2) to a full backlog would fail at once.
+        limit = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         control = str(directory / CONTROL)
         try:
             with short_path(control) as path:
                 self.socket.connect(path)
+        except BlockingIOError:
+            self.socket.close()
+            raise self._hung() from None
         except OSError as error:
             self.socket.close()
             raise unreachable(control, error) from error
@@ -38,6 +58,8 @@ class Client:
         try:
             self.socket.sendall(request(do, fields))
             line = self._line()
+        except BlockingIOError:
+            raise self._hung() from None
         except OSError as error:
             raise gone() from error
         return answer(line)
@@ -50,6 +72,31 @@ class Client:
     def _line(self) -> bytes:
         """What there is up to a line's end.  Looks before it takes: the console's bytes may follow."""
         line = b""
-        while not line.endswith(b"\n") and (seen := self.socket.recv(1 << 16, socket.MSG_PEEK)):
+        while not line.endswith(b"\n") and (seen := self._look()):
             line += self.socket.recv(seen.find(b"\n") + 1 or len(seen))
         return line
+
+    def _look(self) -> bytes:
+        while True:
+            try:
+                return self.socket.recv(1 << 16, socket.MSG_PEEK)
+            except BlockingIOError:
+                if self._looking:
+                    raise
+                self._check_alive()
+
+    def _check_alive(self) -> None:
+        """Have the service answer something that takes no time; raises StartError."""
+        with Client(self._directory, patience=self._patience) as other:
+            other._looking = True
+            try:
+                other.ask("")
+            except AskError:  # it does, though only to say that it knows no such verb
+                return
+
+    def _hung(self) -> StartError:
+        pid = holder(self._directory)
+        who = f" (pid {pid})" if pid is not None else ""
+        return StartError(
+            f"the ttybridge of {printable(str(self._directory))}{who} does not answer"
+        )
