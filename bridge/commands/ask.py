@@ -30,7 +30,7 @@ def add_to(commands: "Subparsers") -> None:
     brk.set_defaults(command=_break)
 
     add = commands.add_parser("add", help="bridge one more console")
-    add.add_argument("name", metavar="NAME")
+    add.add_argument("new", metavar="NAME")  # not `name`, which is completed
     add.add_argument("url", metavar="URL")
     add.add_argument("--raw", type=command.port, metavar="PORT", help="its raw port; 0: none")
     add.add_argument("--telnet", type=command.port, metavar="PORT", help="its telnet port; 0: none")
@@ -78,7 +78,7 @@ def _add(arguments: argparse.Namespace) -> int:
             settings[key] = port or False
     with _client(arguments) as client:
         try:
-            added = client.ask("add", name=arguments.name, settings=settings)["console"]
+            added = client.ask("add", name=arguments.new, settings=settings)["console"]
         except AskError as error:
             if error.exit_code == ConfigError.exit_code:  # no file of settings, but our words
                 raise UsageError(str(error)) from error
