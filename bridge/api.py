@@ -43,7 +43,8 @@ from bridge.base.wire import (
 from bridge.console.manners import MAX_REPLAY
 from bridge.kernel.runtime import CONTROL, default_directory, short_path
 
-_BACKLOG_WAIT = 0.05
+# How often that is looked at which there is no event to wait for.
+_LOOK_AGAIN = 0.05
 
 __all__ = [
     "AskError",
@@ -80,6 +81,15 @@ class Service:
     async def console(self, name: str) -> ConsoleStatus:
         """What one console does."""
         return (await self.status(name))["consoles"][0]
+
+    async def metrics(self) -> str:
+        """Figures of all consoles, for Prometheus."""
+        return str((await self._ask("metrics"))["text"])
+
+    async def wait_online(self, name: str) -> None:
+        """Wait until the console's guest can be typed at, as after ``add``."""
+        while (await self.console(name))["state"] != "ONLINE":
+            await trio.sleep(_LOOK_AGAIN)  # the service tells, but to those who ask
 
     async def send(self, name: str, text: str | bytes, *, enter: bool = False) -> None:
         """Type ``text`` exactly as given, and Enter after it if so wished.
@@ -141,7 +151,7 @@ class Service:
             with short_path(control) as path:
                 while not _connected(stream := await trio.open_unix_socket(path)):
                     await trio.aclose_forcefully(stream)
-                    await trio.sleep(_BACKLOG_WAIT)  # there is nothing to wait for
+                    await trio.sleep(_LOOK_AGAIN)
                 return stream
         except OSError as error:
             raise unreachable(control, error) from error
@@ -212,6 +222,8 @@ class Console(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Output as it is; nothing at the end of the console, or of the service."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
         if ahead := self._search.take(max_bytes):
             await trio.lowlevel.checkpoint()
             return ahead

@@ -17,6 +17,7 @@ from bridge.base import wire
 from bridge.base.errors import AskError, BridgeError, GoneError, StartError, UsageError
 from tests.support.bridge import Bridge
 from tests.support.fake import Fake
+from tests.support.qemu import free_port
 from tests.support.user import REPOSITORY, User
 from tests.test_control import DOCUMENT, fields, rows
 
@@ -132,7 +133,28 @@ async def test_consoles_come_and_go(service: api.Service, demo: Bridge) -> None:
                 with pytest.raises(GoneError, match="extra: the console has been removed, or"):
                     await console.wait_for("login: ")
             assert await console.receive_some() == b""
+            with pytest.raises(trio.BrokenResourceError):
+                await console.send_all(b"x")
+        with pytest.raises(trio.ClosedResourceError):
+            await console.receive_some()
         assert await service.consoles() == ["demo"]
+
+
+async def test_a_console_is_typed_at_as_soon_as_it_can_be(
+    service: api.Service, directory: Path
+) -> None:
+    port = free_port()
+    with trio.fail_after(LIMIT):
+        await service.add("late", f"ws://127.0.0.1:{port}")
+        with trio.move_on_after(0.2) as scope:
+            await service.wait_online("late")
+        assert scope.cancelled_caught
+        with Fake("echo", port):
+            await service.wait_online("late")
+            await service.send("late", "now")
+            text = await service.metrics()
+        await service.remove("late")
+    assert 'console="late"' in text
 
 
 async def test_errors_are_one_line_each(service: api.Service, directory: Path) -> None:

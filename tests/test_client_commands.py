@@ -116,10 +116,10 @@ def test_what_takes_its_time_is_waited_for(demo: Bridge) -> None:
             settings = {"url": vm.url, "input": "paced", "rate": 20}
             control.ask("add", name="slow", settings=settings)
         demo.wait_message("slow: ONLINE")
-        with Control(demo.directory, patience=0.2) as control:
+        with Control(demo.directory, patience=1.5) as control:
             before = time.monotonic()
-            assert control.ask("send", name="slow", data="eHh4" * 10)["sent"] == 30
-            assert time.monotonic() - before > 1
+            assert control.ask("send", name="slow", data="eHh4" * 25)["sent"] == 75
+            assert time.monotonic() - before > 1.5
         with Control(demo.directory) as control:
             control.ask("remove", name="slow")
 
