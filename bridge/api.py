@@ -38,8 +38,8 @@ from bridge.base.wire import (
     gone,
     keys,
     request,
-    unreachable,
 )
+from bridge.commands.client import unreachable
 from bridge.console.manners import MAX_REPLAY
 from bridge.kernel.runtime import CONTROL, default_directory, short_path
 
@@ -146,15 +146,14 @@ class Service:
             return said
 
     async def _connect(self) -> trio.SocketStream:
-        control = str(self.directory / CONTROL)
         try:
-            with short_path(control) as path:
+            with short_path(str(self.directory / CONTROL)) as path:
                 while not _connected(stream := await trio.open_unix_socket(path)):
                     await trio.aclose_forcefully(stream)
                     await trio.sleep(_LOOK_AGAIN)
                 return stream
         except OSError as error:
-            raise unreachable(control, error) from error
+            raise unreachable(self.directory, error) from error
 
 
 def _connected(stream: trio.SocketStream) -> bool:

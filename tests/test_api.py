@@ -110,6 +110,7 @@ async def test_status_is_what_the_document_says(service: api.Service, demo: Brid
     assert list(wire.ConsoleStatus.__annotations__) == [n for n in documented if "." not in n]
     for record, prefix in (
         (wire.AttachmentStatus, "attachments."),
+        (wire.Typist, "typed."),
         (wire.InputStatus, "input."),
         (wire.ByteCounts, "bytes."),
         (wire.LogStatus, "log."),

@@ -151,6 +151,19 @@ def test_status_has_all_that_one_wants_to_know(user: User, demo: Bridge) -> None
     assert "  raw 127.0.0.1:" in details
 
 
+def test_status_tells_who_typed_last_though_he_has_left(user: User, demo: Bridge) -> None:
+    def last() -> str:
+        table = user.run(["ttybridge", *words("status demo", demo.directory)]).stdout
+        return re.split(" {2,}", table.splitlines()[1])[4]
+
+    with Client(demo.raw) as client:
+        client.sync()
+    eventually(lambda: not demo.status()["attachments"])
+    assert last().startswith("raw ")
+    user.run(["ttybridge", *words("send demo x", demo.directory)])
+    assert last().startswith("send ")
+
+
 def test_status_on_a_closed_or_full_output(user: User, demo: Bridge) -> None:
     where = f"--runtime-dir {demo.directory}"
     for redirection, message in (

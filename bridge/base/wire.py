@@ -5,15 +5,11 @@ move the lines with blocking sockets, ``bridge.api`` does with trio.
 """
 
 import base64
-import errno
 import json
 from typing import Any, TypedDict
 
-from bridge.base.errors import AskError, GoneError, StartError
+from bridge.base.errors import AskError, GoneError
 from bridge.base.printable import printable
-
-# What connect(2) says where nobody listens.
-_NOBODY = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
 
 
 class ServiceStatus(TypedDict):
@@ -37,6 +33,14 @@ class AttachmentStatus(TypedDict):
     since: float
     typed: float | None
     behind: int
+
+
+class Typist(TypedDict):
+    """Who typed last, be it still attached or not."""
+
+    kind: str
+    peer: str
+    time: float
 
 
 class InputStatus(TypedDict):
@@ -86,6 +90,7 @@ class ConsoleStatus(TypedDict):
     pty_readonly: str | None
     raw_readonly: str | None
     attachments: list[AttachmentStatus]
+    typed: Typist | None
     input: InputStatus
     bytes: ByteCounts
     log: LogStatus | None
@@ -139,14 +144,3 @@ def gone() -> GoneError:
 def ended(name: str) -> GoneError:
     """Why an attachment has ended, as far as its client can know."""
     return GoneError(f"{printable(name)}: the console has been removed, or the service has ended")
-
-
-def unreachable(control: str, error: OSError) -> StartError:
-    """Why the socket at the path ``control`` could not be connected to."""
-    directory = printable(control.rpartition("/")[0])
-    if error.errno in _NOBODY:
-        return StartError(
-            f"no ttybridge runs with {directory}; start one with 'ttybridge run'"
-            " or 'systemctl --user start ttybridge'"
-        )
-    return StartError(f"control socket {printable(control)}: {error.strerror or error}")

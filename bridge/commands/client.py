@@ -3,6 +3,7 @@
 Imports nothing heavy; ``contrib/control.md`` says what is spoken.
 """
 
+import errno
 import socket
 import struct
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any, Self
 
 from bridge.base.errors import AskError, GoneError, StartError
 from bridge.base.printable import printable
-from bridge.base.wire import answer, gone, request, unreachable
+from bridge.base.wire import answer, gone, request
 from bridge.kernel.runtime import CONTROL, holder, short_path
 
 __all__ = ["AskError", "Client", "GoneError"]
+
+# What connect(2) says where nobody listens.
+_NOBODY = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
 
 # How long the service may be silent before it is asked whether it is still there, and how
 # long it may take to answer that.
@@ -36,16 +40,15 @@ class Client:
         limit = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        control = str(directory / CONTROL)
         try:
-            with short_path(control) as path:
+            with short_path(str(directory / CONTROL)) as path:
                 self.socket.connect(path)
         except BlockingIOError:
             self.socket.close()
             raise self._hung() from None
         except OSError as error:
             self.socket.close()
-            raise unreachable(control, error) from error
+            raise unreachable(directory, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -100,3 +103,14 @@ class Client:
         return StartError(
             f"the ttybridge of {printable(str(self._directory))}{who} does not answer"
         )
+
+
+def unreachable(directory: Path, error: OSError) -> StartError:
+    """Why the control socket in ``directory`` could not be connected to."""
+    if error.errno in _NOBODY:
+        return StartError(
+            f"no ttybridge runs with {printable(str(directory))}; start one with 'ttybridge run'"
+            " or 'systemctl --user start ttybridge'"
+        )
+    where = printable(str(directory / CONTROL))
+    return StartError(f"control socket {where}: {error.strerror or error}")
