@@ -212,7 +212,10 @@ class Console(trio.abc.HalfCloseableStream):
         return found
 
     async def send(self, text: str | bytes, *, enter: bool = False) -> None:
-        """Type ``text`` and, if so wished, Enter; as ``Service.send``, with its errors."""
+        """Type ``text`` and, if so wished, Enter; as ``Service.send``, with its errors.
+
+        Not for use beside ``send_all``, which goes another way.
+        """
         if self._readonly:
             raise UsageError(f"{self.name}: opened with readonly: nothing can be sent")
         await self._service.send(self.name, text, enter=enter)

@@ -16,6 +16,7 @@ from bridge import api
 from bridge.base import wire
 from bridge.base.errors import AskError, BridgeError, GoneError, StartError, UsageError
 from tests.support.bridge import Bridge
+from tests.support.client import Client
 from tests.support.fake import Fake
 from tests.support.qemu import free_port
 from tests.support.user import REPOSITORY, User
@@ -255,3 +256,21 @@ def test_a_vm_is_provisioned(user: User, directory: Path, linux: Path) -> None:
         assert numbers == [str(n) for n in range(1, 301)]
         assert (said, done.returncode) == ("exit status 12", 12)
         assert [c["name"] for c in [bridge.status()]] == ["other"]
+
+
+def test_a_guest_is_tested(user: User, directory: Path) -> None:
+    """contrib/examples/test_guest.py as it stands."""
+    script = directory / "test_guest.py"
+    shutil.copy(REPOSITORY / "contrib" / "examples" / "test_guest.py", script)
+    script.chmod(0o644)
+    env = {"XDG_RUNTIME_DIR": str(directory)}
+    pytest: list[str | Path]
+    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider", "-o", "trio_mode=true", script]
+    refused = user.run(pytest, env=env)
+    assert "StartError: no ttybridge runs with" in refused.stdout
+    with Fake("shell") as vm, Bridge(user, directory / "ttybridge", f"vm1={vm.url}") as bridge:
+        bridge.wait_message("vm1: ONLINE")
+        with Client(bridge.raw) as client:
+            client.sync()
+        done = user.run(pytest, env=env)
+    assert "1 passed" in done.stdout, done.stdout
