@@ -71,6 +71,14 @@ def test_byte_by_byte_is_as_whole(output: bytes) -> None:
             assert pieces is None or b"\x1b]" in output or b"\x1bP" in output
 
 
+@given(OUTPUT)
+def test_character_by_character_nothing_is_lost_or_found_twice(output: bytes) -> None:
+    fed, seen = search(output), ""
+    while found := fed.find(re.compile("(?s)..?")):
+        seen += found.before + found.text
+    assert seen == shown(output)
+
+
 def test_a_title_that_comes_in_pieces_is_never_text() -> None:
     fed = Search()
     for byte in b"\x1b]0;root@vm: login: \x07vm# ":

@@ -8,13 +8,19 @@ ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-OQ-WYZ\\`-~])"
 )
 
-# What of an output is not text: sequences, one at the end whose rest has not come yet (a
-# title is up to its terminator no text either), and all control bytes but the tab and LF.
-_HIDDEN = re.compile(
-    ESCAPES.pattern.encode()
-    + rb"|\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\n]{0,4096}\x1b?|[ -/]*)\Z"
-    + rb"|[\x00-\x08\x0b-\x1f\x7f]"
+# The same in bytes; and ESC alone, and a sequence at the end whose rest has not come yet: a
+# title is no text before its terminator has come, either.
+_SEQUENCES = re.compile(
+    rb"\x1b(?:"
+    + ESCAPES.pattern.removeprefix(r"\x1b").encode()
+    + rb"|(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\n]{0,4096}\x1b?|[ -/]*)\Z)?"
 )
+
+# All control bytes but the tab and the line feed.
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
+
+# All that is no text.
+_HIDDEN = re.compile(_SEQUENCES.pattern + b"|[" + re.escape(_CONTROLS) + b"]")
 
 
 def shown(output: bytes) -> str:
@@ -23,7 +29,8 @@ def shown(output: bytes) -> str:
     What a person looks for and a regular expression should find.  Bytes that are not UTF-8
     are lone surrogates, so that none is lost.
     """
-    return _HIDDEN.sub(b"", output).decode("utf-8", "surrogateescape")
+    plain = _SEQUENCES.sub(b"", output).translate(None, _CONTROLS)
+    return plain.decode("utf-8", "surrogateescape")
 
 
 def shown_end(output: bytes, text: str) -> int:
