@@ -81,7 +81,7 @@ def _add(arguments: argparse.Namespace) -> int:
             added = client.ask("add", name=arguments.new, settings=settings)["console"]
         except AskError as error:
             if error.exit_code == ConfigError.exit_code:  # no file of settings, but our words
-                raise UsageError(str(error)) from error
+                raise UsageError(str(error).removeprefix("settings.")) from error
             raise
     command.say(added["link"] or added["raw"] or added["telnet"] or added["name"])
     return 0
