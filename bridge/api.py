@@ -3,16 +3,16 @@
     from bridge import api
 
     service = api.Service()
-    await service.send("vm1", "", enter=True)
     async with await service.open("vm1") as console:
         with trio.fail_after(60):
             await console.wait_for("login: ")
         await console.send("root", enter=True)
-        found = await console.wait_for(re.compile(r"^Last login: (.*)$"))
-        print(found.match[1])
+        found = await console.wait_for(re.compile(r"[$#] $"))
+        print(found.before)
 
 ``Service`` keeps no connection: each verb makes its own, so that any may be cancelled, any
-number may be under way at once, and a restart of the service goes unnoticed.  There are no
+number may be under way at once, and a service that is restarted between two of them is the
+same.  An open console stays open when the service goes on in a new process.  There are no
 time limits here; trio's cancel scopes are those.
 
 What goes wrong because of somebody else is a ``BridgeError`` (``bridge.base.errors``), which
@@ -197,9 +197,10 @@ class Console(trio.abc.HalfCloseableStream):
         """Wait for a text, or for what a regular expression finds (``re.compile``).
 
         Looks at what has come since the last thing that was waited for or received, as a
-        person would see it: without escape sequences and the like, lines ended by LF.  Takes
-        what it finds and all before it.  Raises GoneError at the end of the console; when
-        cancelled, nothing is lost.
+        person would see it: without escape sequences and the like, lines ended by LF (for
+        ``^`` and ``$`` at lines: ``re.MULTILINE``).  Output comes in pieces: ``\\d+`` may find
+        the first of two digits, if nothing has to follow.  Takes what it finds and all before
+        it.  Raises GoneError at the end of the console; when cancelled, nothing is lost.
         """
         pattern = re.compile(re.escape(what)) if isinstance(what, str) else what
         found = self._search.find(pattern)
