@@ -19,8 +19,8 @@ __all__ = ["AskError", "Client", "GoneError"]
 # What connect(2) says where nobody listens.
 _NOBODY = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
 
-# How long the service may be silent before it is asked whether it is still there, and how
-# long it may take to answer that.
+# How long the service may be silent before it is asked whether it is still there; to answer
+# that it may take twice as long, for it may be going on in a new process just then.
 _PATIENCE = 5.0
 
 
@@ -90,7 +90,7 @@ class Client:
 
     def _check_alive(self) -> None:
         """Have the service answer something that takes no time; raises StartError."""
-        with Client(self._directory, patience=self._patience) as other:
+        with Client(self._directory, patience=2 * self._patience) as other:
             other._looking = True
             try:
                 other.ask("")

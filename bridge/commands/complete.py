@@ -24,7 +24,7 @@ SHELLS = ("bash", "zsh", "fish")
 FILES = 3
 
 # How long Tab may wait for a service.
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 
 # A word that may come next, and what it means.
 Word = tuple[str, str]

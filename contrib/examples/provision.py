@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Boots a VM, logs in on its serial console and runs a command there.
 
-    contrib/guest/linux /tmp/guest                    # once
-    ttybridge run --discover &                        # or any other running ttybridge
+    contrib/guest/linux /tmp/guest                      # once
     contrib/examples/provision.py /tmp/guest 'uname -a'
 
-Prints what the command prints, and exits as it does.  Needs QEMU; the VM is gone afterwards.
+Prints what the command prints, and exits as it does.  Needs QEMU, and a ttybridge that runs;
+the VM is gone afterwards.
 """
 
 import argparse
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ async def machine(guest: str, console: str) -> AsyncIterator[None]:
             *("-chardev", f"socket,id=c,websocket=on,path={console},server=on,wait=on"),
             *("-serial", "chardev:c"),
         ],
-        stdin=-3,  # subprocess.DEVNULL
+        stdin=subprocess.DEVNULL,
     )
     try:
         yield
