@@ -1,15 +1,16 @@
 """What ``run --json`` says, however late that is read: the consoles are served meanwhile."""
 
 import json
-import os
 import signal
 import subprocess
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bridge.commands.client import Client as Control
 from tests.support.user import User
-from tests.support.waiting import eventually
+from tests.support.waiting import LIMIT, eventually
 
 COUNT = 1000
 
@@ -20,63 +21,53 @@ CONSOLES = "".join(
 )
 
 
-def test_nobody_waits_for_who_reads_it_late(user: User, directory: Path) -> None:
-    config, run = directory / "config.toml", directory / "run"
+@contextmanager
+def running(user: User, directory: Path, stdout: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A service of many consoles, in ``directory``/run."""
+    config = directory / "config.toml"
     config.write_text(CONSOLES)
     config.chmod(0o644)
     process = user.popen(
-        ["ttybridge", "run", "--json", "--config", config, "--runtime-dir", run],
-        stdout=subprocess.PIPE,
+        ["ttybridge", "run", "--json", "--config", config, "--runtime-dir", directory / "run"],
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
     )
-    assert process.stdout is not None
-    with process, process.stdout as stream:
-        eventually((run / ".control").exists)
-        with Control(run) as control:
-            control.socket.settimeout(30)
-            assert len(control.ask("status")["consoles"]) == COUNT
-        # What is not read yet is the next process's to say.
-        with Control(run) as control:
-            control.socket.settimeout(30)
-            control.ask("exec")
-        seen = [json.loads(stream.readline())["name"] for _ in range(COUNT)]
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(directory: Path, do: str) -> dict[str, Any]:
+    eventually((directory / "run" / ".control").exists)
+    with Control(directory / "run") as control:
+        return control.ask(do)
+
+
+def test_nobody_waits_for_who_reads_it_late(user: User, directory: Path) -> None:
+    with running(user, directory, subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert len(ask(directory, "status")["consoles"]) == COUNT
+        ask(directory, "exec")  # what is not read yet is the next process's to say
+        seen = [json.loads(process.stdout.readline())["name"] for _ in range(COUNT)]
         assert seen == [f"c{n}" for n in range(COUNT)]
         process.send_signal(signal.SIGTERM)
-        assert stream.read() == b""
-        assert process.wait(20) == 0
+        assert process.stdout.read() == b""
+        assert process.wait(LIMIT) == 0
 
 
 def test_it_may_end_unread(user: User, directory: Path) -> None:
-    config, run = directory / "config.toml", directory / "run"
-    config.write_text(CONSOLES)
-    config.chmod(0o644)
-    process = user.popen(
-        ["ttybridge", "run", "--json", "--config", config, "--runtime-dir", run],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    assert process.stdout is not None
-    with process:
-        assert b"WAITING" in process.stderr.readline()
-        drain = threading.Thread(target=process.stderr.read)
-        drain.start()
+    with running(user, directory, subprocess.PIPE) as process:
+        ask(directory, "status")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        drain.join()
+        assert process.wait(LIMIT) == 0
 
 
 def test_a_file_gets_all_of_it(user: User, directory: Path) -> None:
-    config, run, file = directory / "config.toml", directory / "run", directory / "places"
-    config.write_text(CONSOLES)
-    config.chmod(0o644)
-    with file.open("wb") as stream:
-        process = user.popen(
-            ["ttybridge", "run", "--json", "--config", config, "--runtime-dir", run],
-            stdout=stream,
-            stderr=subprocess.DEVNULL,
-        )
-    eventually(lambda: file.read_bytes().count(b"\n") == COUNT)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-    assert os.path.getsize(file) > 1 << 16
+    file = directory / "places"
+    with file.open("wb") as stream, running(user, directory, stream) as process:
+        eventually(lambda: file.read_bytes().count(b"\n") == COUNT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+    assert file.stat().st_size > 1 << 16
