@@ -1,12 +1,17 @@
 """Tab in the real shells: subcommands, options, and consoles of the running service."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from bridge.cli import main
 from tests.support.bridge import Bridge
 from tests.support.terminal import Terminal
 from tests.support.user import REPOSITORY, User
@@ -106,6 +111,25 @@ def test_no_service_no_names(user: User, service: Bridge, directory: Path) -> No
     assert complete(user, "attach", f"--runtime-dir={directory}", "") == []
     assert complete(user, "attach", "--runtime-dir", "=", str(directory), "") == []
     assert complete(user, "attach", "--runtime-dir", str(service.directory), "d") == ["db"]
+
+
+WORDS = st.sampled_from(
+    [
+        *("", "-", "--", "=", "--=", "attach", "status", "run", "log", "add", "complete", "check"),
+        *("--runtime-dir", "--runtime-dir=/x", "--json", "--log-level", "--since", "-f", "-h"),
+        *("/nowhere", "~", "~nobody/x", "vm1", "ws://h:1", "\x1b", "\udcff", "é", "completion"),
+    ]
+)
+
+
+@given(st.lists(WORDS, max_size=6))
+@example(["attach", "--runtime-dir", "~nobody/x", ""])
+def test_whatever_is_typed_tab_says_nothing_wrong(words: list[str]) -> None:
+    said, wrong = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(wrong):
+        code = main(["complete", "--", *words])
+    assert (wrong.getvalue(), code in {0, 3}) == ("", True)
+    assert code == 0 or said.getvalue() == ""
 
 
 def test_nothing_heavy_is_imported() -> None:

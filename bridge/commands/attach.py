@@ -184,8 +184,9 @@ def _raw(terminal: int) -> Iterator[None]:
     }
     handlers = {number: signal.getsignal(number) for number in wanted}
     try:
-        for number, handler in wanted.items():
-            signal.signal(number, handler)
+        for number, former in handlers.items():
+            if former is not signal.SIG_IGN:  # as nohup(1) has it
+                signal.signal(number, wanted[number])
         _set_raw(terminal)
         yield
     finally:

@@ -6,6 +6,7 @@ at each press of Tab, so nothing heavy is imported, and nothing is said if nothi
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from functools import partial, reduce
 from pathlib import Path
@@ -129,7 +130,7 @@ class _Line:
 
 def _names(directory: str | None) -> Iterator[Word]:
     """The consoles of the running service, and their states; none if none runs."""
-    given = Path(directory).expanduser() if directory else None
+    given = Path(os.path.expanduser(directory)) if directory else None
     where = command.directory(argparse.Namespace(runtime_dir=given))
     try:
         with Client(where, patience=_PATIENCE) as client:
