@@ -152,13 +152,14 @@ def test_the_qmp_socket_of_the_qemu_that_listens_there_is_found(
 
 
 def test_a_console_that_is_found_has_its_way(user: User, directory: Path, boot: Boot) -> None:
-    """In-band, as its command line says; the test has its QMP."""
-    vm = boot("echofifo", telnet=True, name="telnetting")
+    """In-band, as its command line says, where the test has its QMP; else by that."""
+    boot("echofifo", telnet=True, name="telnetting")
+    boot("echofifo", name="plain").leave_qmp()
     with Bridge(user, directory / "run", "--discover") as bridge:
-        bridge.wait_message("telnetting: ONLINE")
-        done = user.run(["ttybridge", "break", "telnetting", "--runtime-dir", bridge.directory])
-        assert (done.returncode, done.stderr) == (0, "")
-        assert vm.connected()
+        for name in ("telnetting", "plain"):
+            bridge.wait_message(f"{name}: ONLINE")
+            done = user.run(["ttybridge", "break", name, "--runtime-dir", str(bridge.directory)])
+            assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_real_clients_send_one(tools: None, user: User, directory: Path, vm: Qemu) -> None:

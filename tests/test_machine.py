@@ -150,6 +150,22 @@ def test_status_names_the_holder(user: User, directory: Path, boot: Boot, unix: 
             assert bridge.status()["holder"] is None
 
 
+def test_of_another_machine_qmp_tells_the_holder(user: User, directory: Path, boot: Boot) -> None:
+    """And he is not thrown out: whether he is still there can't be seen."""
+    vm = boot("deaf")
+    vm.leave_qmp()
+    url = f"ws://127.1:{vm.port}"  # a name as good as any other machine's
+    lines = [f'qmp = "unix://{vm.qmp_path}"']
+    with Peer(vm.port) as peer:
+        peer.answer()
+        host, port = peer.socket.getsockname()
+        with Bridge(user, directory / "run", *settings(directory, url, *lines)) as bridge:
+            bridge.wait_message("vm: BUSY")
+            eventually(lambda: bridge.status()["holder"] == f"{host}:{port}")
+            assert f"not rescued: {host}:{port} has it, and from here" in rescue(user, bridge)
+        assert vm.process.poll() is None
+
+
 # --- input = "auto"
 
 

@@ -324,7 +324,7 @@ class Attachment:
                     self._type(piece)
                 case Signal.BREAK:
                     if self.manners.writable:
-                        self.typed_at = time.time()
+                        self._note_typing()
                         self._console.interrupt(self._queue)
                 case Signal.END:
                     return False
@@ -334,8 +334,12 @@ class Attachment:
         if not self.manners.writable:
             self._console.counts.refused += len(data)
             return
-        self.typed_at = time.time()
+        self._note_typing()
         self._console.offer(self._queue, data)
+
+    def _note_typing(self) -> None:
+        self.typed_at = time.time()
+        self._console.counts.typed = (self.manners.kind.value, self.peer, self.typed_at)
 
     def _tell_break(self, refusal: str) -> None:
         if refusal and not self.held and len(self._extra) < EXTRA_LIMIT:

@@ -1,6 +1,8 @@
 """What has happened at a console: its changes of state, and how much went by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bridge.console.states import State
 
@@ -31,5 +33,6 @@ class Counts:
     discarded: int = 0  # typed while there was no guest to type to
     refused: int = 0  # typed by those who may only read
     skipped: int = 0  # missed by readers that were too slow
+    typed: Sequence[Any] = ()  # who typed last: kind, peer, seconds since the epoch
     seconds: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
     """Spent in each state, up to the last change."""

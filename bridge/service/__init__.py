@@ -16,5 +16,6 @@ service        all consoles
 opening        the service made, with everything bound
 status         what can be told of them
 control        the socket where it is asked
+announcement   what is said on stdout when all is bound
 daemon         the whole process, from start to end
 """

@@ -14,6 +14,7 @@ import trio
 from bridge.base.handover import Bag, Ending, Left
 from bridge.console.states import State
 from bridge.kernel import succession
+from bridge.service.announcement import Announcement
 from bridge.service.bridged import Place
 from bridge.service.control import Control
 from bridge.service.demo import ConsoleServer
@@ -37,18 +38,21 @@ class Plan:
     """The built-in console."""
 
 
-def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) -> None:
+def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], str]) -> None:
     """Serve until stopped; raises StartError.
 
-    ``announce`` is called once everything is bound; not by a process that goes on where
-    another has left off.
+    What ``announce`` makes of the consoles' places is printed once everything is bound; not
+    by a process that goes on where another has left off.
     """
     trio.run(_run, plan, directory, announce)
 
 
-async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) -> None:
+async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], str]) -> None:
     left = succession.inherit()
     supervision = Supervision(systemd.notifier())
+    announcement = Announcement()
+    if left is not None:
+        announcement.rest = left[1].take_bytes(left[0].get("announcement", [0, 0]))
     with (
         open_service(
             plan.consoles,
@@ -67,7 +71,8 @@ async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], No
 
         def ready() -> None:
             if left is None:
-                announce(service.places)
+                announcement.say(announce(service.places))
+            nursery.start_soon(announcement.run)
             supervision.ready()
 
         async with trio.open_nursery() as nursery:
@@ -80,7 +85,12 @@ async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], No
             nursery.cancel_scope.cancel()
         if service.ending is Ending.HAND_OVER:
             bag = Bag()
-            succession.become({"service": service.state(bag), "control": control.state(bag)}, bag)
+            record = {
+                "service": service.state(bag),
+                "control": control.state(bag),
+                "announcement": bag.put_bytes(announcement.rest),
+            }
+            succession.become(record, bag)
 
 
 def _part(left: Left | None, name: str) -> Left | None:
