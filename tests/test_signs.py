@@ -99,7 +99,8 @@ DOCUMENTED = [
     ("[root@vm ~]# reboot", F.SHELL, "typed", None),
     ("bob@vm ~ $ reboot", F.SHELL, "typed", None),
     ("guest# ls\r\n", F.UNKNOWN, "", None),
-    ("######################                45%", F.QUESTION, "answer", None),
+    ("######################                45%", F.UNKNOWN, "last line", None),
+    ("Configuring (net0 52:54:00:12:34:56)...", F.IPXE, "", None),
     # Who is no console: RFC 4253, RFC 6143, RFC 9112, QEMU's QMP.
     ("SSH-2.0-OpenSSH_9.2p1\r\n", F.OTHER, "", None),
     ("RFB 003.008\n", F.OTHER, "", None),

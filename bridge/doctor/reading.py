@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bridge.base.escapes import shown
-from bridge.doctor.signs import PROMPTS, QUESTION, SCREEN, STAGES, TRACES, Finding, Sign
+from bridge.doctor.signs import (
+    PROMPTS,
+    QUESTION,
+    SCREEN,
+    STAGES,
+    TRACES,
+    UNFINISHED,
+    Finding,
+    Sign,
+)
 
 # What puts the cursor elsewhere: what follows is another line.
 _MOVES = re.compile(rb"\x1b(?:\[[0-9;]*[HfJ]|c)")
@@ -37,18 +46,19 @@ def read(output: bytes) -> Reading:
     """What ``output``, up to its end, tells."""
     text = _seen(output)
     trail = _trail(text)
-    prompt = _prompt(text, trail)
-    if prompt is None and _on_second_screen(output):
-        prompt = SCREEN
-    sign = prompt or (trail[-1] if trail else None)
-    found = [*trail, *([prompt] if prompt is not None else [])]
+    prompt = _prompt(text) or (SCREEN if _on_second_screen(output) else None)
+    open_end = None if prompt else _open_end(text)
+    if open_end is QUESTION:
+        prompt = QUESTION
+    there = prompt or (trail[-1] if trail else None)
+    found = [*trail, *([prompt] if prompt else [])]
     lines = [line.strip() for line in text.splitlines()]
     unknown = Finding.UNKNOWN if text.strip() else Finding.NOTHING
     return Reading(
-        finding=sign.finding if sign is not None else unknown,
+        finding=there.finding if there else unknown,
         trail=tuple(each.finding for each in trail),
         systems=frozenset(each.system for each in found if each.system),
-        enter=sign.enter if sign is not None else "",
+        enter=next((each.enter for each in (there, open_end) if each and each.enter), ""),
         prompt=prompt is not None,
         last=next((line for line in reversed(lines) if line), ""),
     )
@@ -64,15 +74,17 @@ def _on_second_screen(output: bytes) -> bool:
     return bool(switches) and switches[-1] == b"h"
 
 
-def _prompt(text: str, trail: list[Sign]) -> Sign | None:
+def _prompt(text: str) -> Sign | None:
     end = text[text.rfind("\n", 0, max(0, text.rfind("\n"))) + 1 :]  # two lines
-    for sign in PROMPTS:
-        if sign.pattern.search(end):
-            return sign
+    return next((sign for sign in PROMPTS if sign.pattern.search(end)), None)
+
+
+def _open_end(text: str) -> Sign | None:
+    """What a last line may be that is not finished, and that nothing is known of."""
     line = text.rpartition("\n")[2]
-    if QUESTION.pattern.search(line) and not any(s.pattern.search(line) for s in trail):
-        return QUESTION
-    return None
+    if any(sign.pattern.search(line) for sign in TRACES):
+        return None
+    return next((sign for sign in (QUESTION, UNFINISHED) if sign.pattern.search(line)), None)
 
 
 def _trail(text: str) -> list[Sign]:

@@ -121,8 +121,11 @@ PROMPTS = (
     _sign(Finding.SHELL, r"(?i)^(?:PS )?[a-z]:\\[^\n>]*>.+\Z", "windows", _ENTERS),
 )
 
-# What is left where none of them fits and no trace is in that line.
-QUESTION = _sign(Finding.QUESTION, r"[^\n]*\S[^\n]*\Z", "", "answer what is asked there")
+# Where none of them fits, and no trace is in that line.
+QUESTION = _sign(Finding.QUESTION, r"[?:>\])]\Z", "", "answer what is asked there")
+
+# The same, with nothing known of it but that somebody may type there, or has typed.
+UNFINISHED = _sign(Finding.UNKNOWN, r"\S\Z(?<!\.\.\.)", "", "enter what is on the last line")
 
 # A program that uses the terminal's second screen, and has not gone back.
 SCREEN = _sign(Finding.SCREEN, r"\Z", "", "do something in that program")
@@ -138,7 +141,7 @@ TRACES = (
     ),
     _sign(Finding.UEFI, r"^UEFI Interactive Shell v", begins=True),
     _sign(Finding.UEFI, r"<Enter>=Select Entry", enter=_CHOOSES, begins=True),
-    _sign(Finding.IPXE, r"iPXE (?:initialising|\d+\.\d)", begins=True),
+    _sign(Finding.IPXE, r"iPXE (?:initialising|\d+\.\d)|^Configuring \(net\d", begins=True),
     _sign(Finding.GRUB, r"^(?:.*Welcome to GRUB!|error: .*\.\nEntering rescue mode)", begins=True),
     _sign(Finding.GRUB, r"^ *GNU GRUB +version", enter=_CHOOSES, begins=True),
     _sign(Finding.GRUB, r"The highlighted entry will be executed", enter=_CHOOSES),

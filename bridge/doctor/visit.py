@@ -1,6 +1,7 @@
 """The examination of a URL for which no service runs: a console just for it, left properly."""
 
 import socket
+import struct
 from collections.abc import Callable
 
 import trio
@@ -17,11 +18,29 @@ from bridge.doctor.session import examine
 from bridge.kernel.listeners import Listeners
 from bridge.settings.access import Access
 from bridge.settings.url import UpstreamUrl
+from bridge.upstream.protocol import Speech
 from bridge.upstream.reach import Reach
+from bridge.upstream.transport import Transport
 from bridge.upstream.upstream import SILENCE_LIMIT, Upstream
 
 # A server that is merely slow to answer looks busy at first.
 SERVED = 2.0
+
+
+class _Visit(Reach):
+    """Ends with a reset where the server has not let go in time.
+
+    A plain TCP chardev of QEMU's sees the end of the stream only once the guest has read what
+    was before it; one that never reads our Enter would have nobody else served (measured on
+    QEMU 7.2).  A websocket's it sees at once, and a reset would lock it.
+    """
+
+    async def connect(self) -> tuple[Transport, Speech]:
+        transport, speech = await super().connect()
+        if self.url.lossless:
+            at_once = struct.pack("ii", 1, 0)
+            transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        return transport, speech
 
 
 def visit(url: UpstreamUrl, *, mute: str, warn: Callable[[str], None]) -> Diagnosis:
@@ -52,7 +71,7 @@ async def _visit(url: UpstreamUrl, mute: str, warn: Callable[[str], None]) -> Di
         client = trio.socket.from_stdlib_socket(ours)
         attachment = Attachment(console, FdChannel(client), Manners(Kind.ATTACH))
         listeners = Listeners()
-        upstream = Upstream(console, Reach(url, Access()), listeners, warn)
+        upstream = Upstream(console, _Visit(url, Access()), listeners, warn)
         async with trio.open_nursery() as nursery:
             for task in (listeners.run, console.run, attachment.run, upstream.run):
                 nursery.start_soon(task)
