@@ -60,7 +60,7 @@ def _visit(arguments: argparse.Namespace, mute: str) -> "Diagnosis":
 
 def _ask(arguments: argparse.Namespace, mute: str) -> "Diagnosis":
     """By way of the service, which has the console."""
-    from bridge.doctor.diagnosis import Diagnosis, Patient
+    from bridge.doctor.diagnosis import Patient, diagnose, unreached
     from bridge.doctor.session import examine
 
     name, directory = arguments.console, command.directory(arguments)
@@ -77,7 +77,9 @@ def _ask(arguments: argparse.Namespace, mute: str) -> "Diagnosis":
             status = asking.ask("status", name=name)
     console = status["consoles"][0]
     patient = Patient(name, console["url"], State[console["state"]], console["reason"])
-    return Diagnosis(patient, examination if patient.state is State.ONLINE else None)
+    if examination is None or patient.state is not State.ONLINE:
+        return unreached(patient)
+    return diagnose(patient, examination)
 
 
 def _settled(asking: Client, name: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from bridge.doctor.signs import Finding
 class Topic(enum.Enum):
     """What may have to be told to a guest."""
 
-    LINE = "the VM"
+    HERE = "here"
+    VM = "the VM"
     LOADER = "the boot loader"
     KERNEL = "the kernel"
     LOGIN = "the login"
@@ -43,7 +44,7 @@ _FAMILY = {
 }
 
 _HINTS = {
-    Topic.LINE: {
+    Topic.VM: {
         "": "-serial chardev:ID makes it the guest's first serial port, ttyS0 or COM1; a second"
         " -serial is another. A virtio console is hvc0, which no firmware or boot loader uses",
     },
@@ -87,7 +88,7 @@ _SILENT_KERNEL = (Topic.KERNEL, Topic.LOGIN)
 
 # What is lacking where this was the last that was seen, and nothing comes behind it.
 _LACKING = {
-    Finding.NOTHING: (Topic.LINE, Topic.LOADER, *_SILENT_KERNEL),
+    Finding.NOTHING: (Topic.VM, Topic.LOADER, *_SILENT_KERNEL),
     Finding.BIOS: (Topic.LOADER, *_SILENT_KERNEL),
     Finding.UEFI: (Topic.LOADER, *_SILENT_KERNEL),
     Finding.STARTED: (Topic.LOADER, *_SILENT_KERNEL),
@@ -136,7 +137,7 @@ _STATES = {
 
 def for_state(state: State) -> list[Hint]:
     """For a console that is not online."""
-    return [Hint(Topic.LINE.value, "", _STATES[state])]
+    return [Hint(Topic.VM.value, "", _STATES[state])]
 
 
 def for_finding(finding: Finding, systems: AbstractSet[str], *, silent: bool) -> list[Hint]:
@@ -145,7 +146,7 @@ def for_finding(finding: Finding, systems: AbstractSet[str], *, silent: bool) ->
     ``silent``: nothing came behind it, nor to Enter.  ``systems`` are those that showed themselves; of
     others nothing need be said.
     """
-    hints = [Hint("here", "", _THERE[finding])] if finding in _THERE else []
+    hints = [Hint(Topic.HERE.value, "", _THERE[finding])] if finding in _THERE else []
     if silent:
         for topic in _LACKING.get(finding, ()):
             hints += _hints(topic, systems)

@@ -1,14 +1,14 @@
 """What an examination has found, as a person or a program reads it.  Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 from bridge.base.printable import printable
 from bridge.console.states import State
 from bridge.doctor.advice import Hint, for_finding, for_state
-from bridge.doctor.examination import Examination
-from bridge.doctor.reading import Reading
+from bridge.doctor.examination import ENTER, Examination
 from bridge.doctor.signs import Finding
 
 _SAID = {
@@ -82,100 +82,98 @@ class Patient:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """See the module.  Without an examination where the console is not online."""
+    """See the module."""
 
-    def __init__(self, patient: Patient, examination: Examination | None) -> None:
-        self._patient = patient
-        self._examination = examination
-        self._reading: Reading | None = None
-        self._finding: Finding | None = None
-        self._answers: bool | None = None  # None: not asked
-        self._hints: list[Hint] = []
-        if examination is None:
-            self._hints = for_state(patient.state)
-        else:
-            self._judge(examination)
-
-    def _judge(self, examination: Examination) -> None:
-        self._reading = reading = examination.reading()
-        self._finding = reading.finding
-        answer = examination.answer
-        if answer is not None:
-            self._answers = bool(answer.strip(b"\r\n\0 "))
-            if answer and not self._answers:
-                self._finding = Finding.ECHO
-        silent = not self._answers and not examination.talking
-        self._hints = for_finding(self._finding, reading.systems, silent=silent)
-
-    @property
-    def usable(self) -> bool:
-        """There is somebody whom one can type at."""
-        if self._examination is None or (self._reading and self._reading.prompt and self._mute):
-            return False
-        talking = self._examination.talking
-        return self._finding in _USABLE or (talking and self._finding in _PASSING)
-
-    @property
-    def _mute(self) -> bool:
-        """It was asked, and did not answer."""
-        return self._answers is False
+    patient: Patient
+    hints: Sequence[Hint]
+    finding: Finding | None = None
+    """None where the console is not online."""
+    usable: bool = False
+    """There is somebody whom one can type at."""
+    stages: Sequence[Finding] = ()
+    systems: Sequence[str] = ()
+    last: str = ""
+    """The last line of the output."""
+    talking: bool = False
+    """The output did not stop."""
+    answers: bool | None = None
+    """Something came after Enter; None where it was not pressed."""
+    restraint: str = ""
+    """Why it was not."""
 
     def record(self) -> dict[str, Any]:
         """For ``--json``."""
-        patient, reading, examination = self._patient, self._reading, self._examination
         return {
-            "name": patient.name,
-            "url": patient.url,
-            "state": patient.state.name,
-            "reason": patient.reason,
+            "name": self.patient.name,
+            "url": self.patient.url,
+            "state": self.patient.state.name,
+            "reason": self.patient.reason,
+            "finding": self.finding and self.finding.value,
             "usable": self.usable,
-            "finding": self._finding.value if self._finding is not None else None,
-            "stages": [each.value for each in reading.trail] if reading is not None else [],
-            "systems": sorted(reading.systems) if reading is not None else [],
-            "last": reading.last if reading is not None else "",
-            "talking": examination is not None and examination.talking,
-            "typed": "\r" if self._answers is not None else "",
-            "answers": self._answers,
-            "advice": [asdict(hint) for hint in self._hints],
+            "stages": [stage.value for stage in self.stages],
+            "systems": list(self.systems),
+            "last": self.last,
+            "talking": self.talking,
+            "typed": "" if self.answers is None else ENTER.decode(),
+            "answers": self.answers,
+            "restraint": self.restraint,
+            "advice": [asdict(hint) for hint in self.hints],
         }
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        name, state = printable(self._patient.name), self._patient.state
-        if self._reading is None:
-            reason = f": {printable(self._patient.reason, 400)}" if self._patient.reason else ""
-            yield f"{name}: {state.name}{reason}"
-        else:
-            yield f"{name}: {self._sentence}"
+        yield f"{printable(self.patient.name)}: {self._sentence}"
+        if self.finding is not None:
             yield from self._details()
-        yield from self._advised()
+        for topic, hints in groupby(self.hints, lambda hint: hint.topic):
+            yield f"\n{topic}:"
+            yield from (f"  {h.system + ': ' if h.system else ''}{h.text}" for h in hints)
 
     @property
     def _sentence(self) -> str:
-        assert self._finding is not None
-        assert self._examination is not None
-        said = _SAID[self._finding]
-        if self._examination.talking:
-            return f"{said}, still printing"
-        if self._mute and self._finding is not Finding.ECHO:
-            return f"{said}, and does not answer Enter"
-        return said
+        if self.finding is None:
+            reason = self.patient.reason
+            return self.patient.state.name + (f": {printable(reason, 400)}" if reason else "")
+        if self.talking:
+            return f"{_SAID[self.finding]}, still printing"
+        mute = self.answers is False and self.finding is not Finding.ECHO
+        return _SAID[self.finding] + (", and does not answer Enter" if mute else "")
 
     def _details(self) -> Iterator[str]:
-        assert self._reading is not None
-        assert self._examination is not None
-        if self._reading.last:
-            yield f"  last line  {printable(self._reading.last, 100)}"
-        stages = [_SHORT[each] for each in self._reading.trail if each in _SHORT]
-        if stages:
+        if self.last:
+            yield f"  last line  {printable(self.last, 100)}"
+        if stages := [_SHORT[stage] for stage in self.stages if stage in _SHORT]:
             yield f"  stages     {', '.join(stages)}"
-        if self._answers is None:
-            yield f"  typed      nothing: {self._examination.restraint}"
-        else:
-            yield "  typed      Enter (CR), once, after it was silent"
+        typed = "Enter (CR), once" if self.answers is not None else f"nothing: {self.restraint}"
+        yield f"  typed      {typed}"
 
-    def _advised(self) -> Iterator[str]:
-        for hint in self._hints:
-            whom = f" ({hint.system})" if hint.system else ""
-            yield f"  {hint.topic}{whom}: {hint.text}"
+
+def unreached(patient: Patient) -> Diagnosis:
+    """The console is not online."""
+    return Diagnosis(patient, for_state(patient.state))
+
+
+def diagnose(patient: Patient, examination: Examination) -> Diagnosis:
+    """What the examination of a console tells that is online."""
+    reading, answers = examination.reading(), None
+    finding, talking = reading.finding, examination.talking
+    if examination.answer is not None:
+        answers = bool(examination.answer.strip(b"\r\n\0 "))
+        if examination.answer and not answers:
+            finding = Finding.ECHO
+    usable = finding in _USABLE or (talking and finding in _PASSING)
+    return Diagnosis(
+        patient,
+        for_finding(finding, reading.systems, silent=not answers and not talking),
+        finding,
+        # A prompt of yesterday whose program is gone is none.
+        usable=usable and not (reading.prompt and answers is False),
+        stages=reading.trail,
+        systems=sorted(reading.systems),
+        last=reading.last,
+        talking=talking,
+        answers=answers,
+        restraint=examination.restraint,
+    )

@@ -15,14 +15,14 @@ class LostError(BridgeError):
 
 
 def examine(
-    stream: socket.socket, *, mute: str = "", went: Callable[[], bool] = lambda: False
+    stream: socket.socket, *, mute: str = "", online: Callable[[], bool] = lambda: True
 ) -> Examination:
     """Listen, press Enter where that can do no harm, listen; raises LostError.
 
-    ``went`` tells that there is nobody to listen to any more.
+    Ends early where it is not ``online`` any more.
     """
     examination = Examination(time.monotonic(), mute=mute)
-    while (step := examination.step(time.monotonic())) is not Step.DONE and not went():
+    while (step := examination.step(time.monotonic())) is not Step.DONE and online():
         if step is Step.PRESS:
             stream.sendall(ENTER)
             examination.pressed(time.monotonic())

@@ -12,7 +12,7 @@ from bridge.console.console import Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
 from bridge.console.states import State
-from bridge.doctor.diagnosis import Diagnosis, Patient
+from bridge.doctor.diagnosis import Diagnosis, Patient, diagnose, unreached
 from bridge.doctor.examination import KEPT
 from bridge.doctor.session import examine
 from bridge.kernel.listeners import Listeners
@@ -84,11 +84,15 @@ async def _visit(url: UpstreamUrl, mute: str, warn: Callable[[str], None]) -> Di
 
 
 async def _diagnose(console: Console, stream: socket.socket, mute: str) -> Diagnosis:
+    def online() -> bool:
+        return console.state is State.ONLINE
+
     examination = None
-    if console.state is State.ONLINE:
+    if online():
         examination = await trio.to_thread.run_sync(
-            lambda: examine(stream, mute=mute, went=lambda: console.state is not State.ONLINE),
-            abandon_on_cancel=True,
+            lambda: examine(stream, mute=mute, online=online), abandon_on_cancel=True
         )
     patient = Patient(console.name, console.url, console.state, console.reason)
-    return Diagnosis(patient, examination if console.state is State.ONLINE else None)
+    if examination is None or not online():
+        return unreached(patient)
+    return diagnose(patient, examination)
