@@ -11,7 +11,7 @@ from bridge.doctor.advice import Hint, for_finding, for_state
 from bridge.doctor.examination import ENTER, Examination
 from bridge.doctor.signs import Finding
 
-_SAID = {
+SAID = {
     Finding.NOTHING: "nothing: it prints nothing",
     Finding.UNKNOWN: "something that prints, and is not known here",
     Finding.ECHO: "somebody who returns Enter, and nothing more",
@@ -52,7 +52,7 @@ _SHORT = {
 }
 
 # Where keys have an effect on the guest.
-_USABLE = {
+USABLE = {
     Finding.BIOS,
     Finding.UEFI,
     Finding.IPXE,
@@ -69,7 +69,7 @@ _USABLE = {
 }
 
 # It only passes by: usable as long as it goes on.
-_PASSING = {Finding.STARTED, Finding.KERNEL, Finding.INIT}
+PASSING = {Finding.STARTED, Finding.KERNEL, Finding.INIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class Diagnosis:
             reason = self.patient.reason
             return self.patient.state.name + (f": {printable(reason, 400)}" if reason else "")
         if self.talking:
-            return f"{_SAID[self.finding]}, still printing"
+            return f"{SAID[self.finding]}, still printing"
         mute = self.answers is False and self.finding is not Finding.ECHO
-        return _SAID[self.finding] + (", and does not answer Enter" if mute else "")
+        return SAID[self.finding] + (", and does not answer Enter" if mute else "")
 
     def _details(self) -> Iterator[str]:
         if self.last:
@@ -163,7 +163,7 @@ def diagnose(patient: Patient, examination: Examination) -> Diagnosis:
         answers = bool(examination.answer.strip(b"\r\n\0 "))
         if examination.answer and not answers:
             finding = Finding.ECHO
-    usable = finding in _USABLE or (talking and finding in _PASSING)
+    usable = finding in USABLE or (talking and finding in PASSING)
     return Diagnosis(
         patient,
         for_finding(finding, reading.systems, silent=not answers and not talking),
