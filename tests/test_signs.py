@@ -4,13 +4,14 @@ Recorded output is in ``tests/recorded``.  The texts in the table below are from
 documentation of those systems, or from their sources: no such guest runs here.
 """
 
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.doctor.examination import ANSWER, PATIENCE, QUIET, Examination, Step
+from bridge.doctor.examination import ANSWER, KEPT, PATIENCE, QUIET, Examination, Step
 from bridge.doctor.reading import read
 from bridge.doctor.signs import STAGES, TRACES, Finding
 
@@ -148,6 +149,20 @@ def test_a_kernel_message_does_not_hide_how_far_it_has_come() -> None:
 def test_any_output_can_be_read(output: bytes) -> None:
     reading = read(output)
     assert "\n" not in reading.last
+
+
+# What many patterns begin with, and what they go on with.
+HEADS = ["a@", "--More--", "FreeBSD/", "password", "login: ", "[", "a# ", "iPXE 1", ">> OpenBSD/", "lines 1-2", "\x1b[", "\xff\xfb\x01", "Booting from x", "error: .", "SAC>", "C:\\"]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\nx"])
+@pytest.mark.parametrize("head", HEADS)
+def test_no_output_takes_long(head: str, end: str) -> None:
+    """Time grows with the length, not with its square."""
+    output = (head * (KEPT // len(head)) + end).encode("latin-1")
+    began = time.process_time()
+    read(output)
+    assert time.process_time() - began < 5
 
 
 @given(st.lists(st.sampled_from([s.pattern.pattern for s in TRACES] + ["\n", "# ", "login: "])))

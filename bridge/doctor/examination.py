@@ -50,7 +50,7 @@ class Examination:
         """The console has printed ``data``."""
         self.output = (self.output + data)[-KEPT:]
         if self.answer is not None:
-            self.answer += data
+            self.answer = (self.answer + data)[:KEPT]
         self._last = now
 
     def pressed(self, now: float) -> None:

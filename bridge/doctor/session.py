@@ -23,11 +23,12 @@ def examine(
     """
     examination = Examination(time.monotonic(), mute=mute)
     while (step := examination.step(time.monotonic())) is not Step.DONE and online():
-        if step is Step.PRESS:
-            stream.sendall(ENTER)
-            examination.pressed(time.monotonic())
         stream.settimeout(max(examination.deadline - time.monotonic(), 0.001))
         try:
+            if step is Step.PRESS:
+                stream.sendall(ENTER)
+                examination.pressed(time.monotonic())
+                continue
             data = stream.recv(_CHUNK)
         except TimeoutError:
             continue

@@ -4,6 +4,9 @@ Two kinds of signs.  A *trace* is somewhere in the output: the firmware was ther
 kernel; the traces tell how far the guest has come.  A *prompt* is the last that was
 printed: somebody waits for what is typed.
 
+No pattern may begin anew at each of many places and go on without a bound: a guest prints
+what it likes.
+
 A sign tells, too, what Enter would do there.  At a login prompt it does nothing; in a boot
 menu it starts an entry, at a question it says yes, and behind a command that is typed and
 not entered yet it enters it.
@@ -99,7 +102,7 @@ PROMPTS = (
     _sign(Finding.UEFI, r"^(?:Shell|FS\d+:[^\n>]*)> .+\Z", enter=_ENTERS),
     _sign(Finding.GRUB, r"^grub(?: rescue)?>\Z"),
     _sign(Finding.GRUB, r"^grub(?: rescue)?> .+\Z", enter=_ENTERS),
-    _sign(Finding.LOADER, r"^(?:U-Boot|[A-Za-z][\w-]*)? ?=>.*\Z", enter="repeat its last command"),
+    _sign(Finding.LOADER, r"^(?:U-Boot)? ?=>.*\Z", enter="repeat its last command"),
     _sign(Finding.LOADER, r"^boot>.*\Z", "openbsd", "boot"),
     _sign(Finding.LOADER, r"^boot:.*\Z", enter="boot"),
     _sign(Finding.LOADER, r"^OK\Z", "freebsd"),
@@ -110,12 +113,15 @@ PROMPTS = (
     _sign(Finding.PASSWORD, r"(?i)pass(?:word|phrase)\b[^\n]{0,80}:\Z", "", _TRIES),
     _sign(Finding.LOGIN, r"(?i)^(?:[^\n]*[ \t])?login:\Z"),
     _sign(Finding.LOGIN, r"^\S+ login: \S+\Z", "", _ENTERS),
-    _sign(Finding.PAGER, r"--More--[^\n]*\Z", "", _PAGES),
+    _sign(Finding.PAGER, r"--More--[^\n]{0,40}\Z", "", _PAGES),
     _sign(Finding.PAGER, r"^(?:\(END\)|lines \d+-\d+[^\n]*|:)\Z", "", _PAGES),
     _sign(Finding.SHELL, r"^[^\n]{0,100}(?<![#$%\d])[#$%\u276f\u279c]\Z"),
     _sign(Finding.SHELL, r"^[^\s#$%>]{1,60}[#$%] [^\n]+\Z", "", _ENTERS),
     _sign(
-        Finding.SHELL, r"^(?:\[[^\]\n]{1,60}\]|\S+@\S+ [^\n#$%]{1,60})[#$%] [^\n]+\Z", "", _ENTERS
+        Finding.SHELL,
+        r"^(?:\[[^\]\n]{1,60}\]|\S{1,60}@\S{1,60} [^\n#$%]{1,60})[#$%] [^\n]+\Z",
+        "",
+        _ENTERS,
     ),
     _sign(Finding.SHELL, r"(?i)^(?:PS )?[a-z]:\\[^\n>]*>\Z", "windows"),
     _sign(Finding.SHELL, r"(?i)^(?:PS )?[a-z]:\\[^\n>]*>.+\Z", "windows", _ENTERS),
@@ -150,7 +156,10 @@ TRACES = (
     _sign(Finding.LOADER, r"^U-Boot (?:SPL )?\d{4}", enter="stop it from booting", begins=True),
     _sign(Finding.LOADER, r"^>> OpenBSD/\S+ BOOT", "openbsd", "boot", begins=True),
     _sign(
-        Finding.LOADER, r"BTX loader|FreeBSD/\S+ (?:bootstrap|EFI) loader", "freebsd", begins=True
+        Finding.LOADER,
+        r"BTX loader|FreeBSD/\S{1,20} (?:bootstrap|EFI) loader",
+        "freebsd",
+        begins=True,
     ),
     _sign(Finding.LOADER, r"Boot Multi user \[Enter\]", "freebsd", "boot"),
     _sign(Finding.LOADER, r"Windows Boot Manager", "windows", _CHOOSES, begins=True),
