@@ -1,6 +1,7 @@
 """``ttybridge doctor`` with real guests: by way of the service, and without one."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -116,6 +117,68 @@ def test_a_console_that_cannot_be_reached(user: User, directory: Path, boot: Boo
         code, record = doctor(user, vm.url)
     assert (code, record["state"]) == (1, "BUSY")
     assert "another client" in record["reason"]
+
+
+def test_one_who_has_no_patience(user: User, boot: Boot) -> None:
+    """SIGINT ends it in a line less, not with a traceback; and QEMU is left."""
+    vm = boot("deaf")
+    process = user.popen(
+        ["ttybridge", "doctor", vm.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    eventually(vm.connected, what="the doctor's connection")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+    eventually(lambda: not vm.connected(), what="QEMU free again")
+
+
+def test_a_console_that_goes_meanwhile(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("deaf")
+    where = ("--runtime-dir", directory / "run")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        bridge.wait_message("ONLINE")
+        process = user.popen(
+            ["ttybridge", "doctor", "vm", *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        bridge.wait_attached()
+        assert user.run(["ttybridge", "remove", "vm", *where]).returncode == 0
+        gone = b"ttybridge: the console has been removed, or the service has ended\n"
+        assert process.communicate(timeout=30) == (b"", gone)
+        assert process.returncode == 1
+
+
+def kernel_line(*words: str) -> list[str]:
+    """QEMU takes the last it is given."""
+    return ["-append", " ".join(["console=ttyS0", *words])]
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "finding"),
+    [
+        (["rdinit=/bin/sleep", "--", "10000"], b"as init process", "echo"),
+        (["rdinit=/bin/ls"], b"end Kernel panic", "panic"),
+    ],
+    ids=["without-getty", "without-init"],
+)
+def test_a_kernel_that_comes_no_further(
+    user: User,
+    directory: Path,
+    boot: Boot,
+    linux: Path,
+    words: list[str],
+    last: bytes,
+    finding: str,
+) -> None:
+    vm = boot("linux", linux=linux, more=kernel_line(*words))
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        client.socket.settimeout(60)
+        client.read_until(last)
+        code, record = doctor(user, "vm", "--runtime-dir", directory / "run")
+    assert (code, record["finding"], record["systems"]) == (1, finding, ["linux"])
+    assert record["stages"][:1] == ["kernel"]
+    if finding == "echo":  # the kernel's console is a terminal that nobody reads
+        assert {hint["system"] for hint in record["advice"]} == {"linux", "alpine"}
+        assert topics(record) == ["the login", "the login"]
 
 
 def test_wrong_words(user: User, directory: Path) -> None:

@@ -4,7 +4,7 @@
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -140,13 +140,17 @@ def for_state(state: State) -> list[Hint]:
     return [Hint(Topic.VM.value, "", _STATES[state])]
 
 
-def for_finding(finding: Finding, systems: AbstractSet[str], *, silent: bool) -> list[Hint]:
-    """For what there is.
+def for_finding(
+    finding: Finding, stages: Sequence[Finding], systems: AbstractSet[str], *, silent: bool
+) -> list[Hint]:
+    """For what there is; ``stages`` are those that it has gone through.
 
     ``silent``: nothing came behind it, nor to Enter.  ``systems`` are those that showed themselves; of
     others nothing need be said.
     """
     hints = [Hint(Topic.HERE.value, "", _THERE[finding])] if finding in _THERE else []
+    if finding is Finding.ECHO and stages and stages[-1] in _LACKING:
+        finding = stages[-1]  # that it returns Enter makes no difference
     if silent:
         for topic in _LACKING.get(finding, ()):
             hints += _hints(topic, systems)

@@ -166,7 +166,7 @@ def diagnose(patient: Patient, examination: Examination) -> Diagnosis:
     usable = finding in USABLE or (talking and finding in PASSING)
     return Diagnosis(
         patient,
-        for_finding(finding, reading.systems, silent=not answers and not talking),
+        for_finding(finding, reading.trail, reading.systems, silent=not answers and not talking),
         finding,
         # A prompt of yesterday whose program is gone is none.
         usable=usable and not (reading.prompt and answers is False),

@@ -45,7 +45,12 @@ class _Visit(Reach):
 
 def visit(url: UpstreamUrl, *, mute: str, warn: Callable[[str], None]) -> Diagnosis:
     """Connect to ``url``, examine what is there, and leave."""
-    return trio.run(_visit, url, mute, warn)
+    try:
+        return trio.run(_visit, url, mute, warn)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt):  # after which QEMU has been left, too
+            raise KeyboardInterrupt from None
+        raise
 
 
 async def _visit(url: UpstreamUrl, mute: str, warn: Callable[[str], None]) -> Diagnosis:
