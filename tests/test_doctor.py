@@ -53,6 +53,29 @@ def test_a_linux_guest_by_the_service(user: User, directory: Path, boot: Boot, l
     assert bridge.process.returncode == 0
 
 
+def test_a_prompt_of_before(user: User, directory: Path, boot: Boot, linux: Path) -> None:
+    """It is still to be seen, but whoever printed it does not read."""
+    vm = boot("linux", linux=linux)
+    where = ("--runtime-dir", directory / "run")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        with Client(bridge.raw) as client:
+            client.socket.settimeout(60)
+            client.read_until(b"guest# ")
+            client.type(b"sleep 10000\r")
+            client.read_until(b"sleep 10000\r\n")
+        eventually(lambda: not bridge.status()["attachments"], what="the typist's leaving")
+        code, record = doctor(user, "vm", *where)
+        assert (code, record["finding"], topics(record)[0]) == (1, "echo", "here")
+        with Client(bridge.raw) as client:
+            client.type(b"\x03")
+            client.read_until(b"guest# ")
+        eventually(lambda: not bridge.status()["attachments"], what="the typist's leaving")
+        vm.qmp("stop")
+        code, record = doctor(user, "vm", *where)
+        assert (code, record["finding"], record["answers"]) == (1, "shell", False)
+        assert "paused" in record["advice"][0]["text"]
+
+
 def test_firmware_without_a_service(user: User, boot: Boot) -> None:
     vm = boot("ipxe")
     code, record = doctor(user, vm.url)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.doctor.diagnosis import Diagnosis
 
 # Whoever typed so lately may be about to go on, and Enter would come amid his line.
-_LATELY = 30.0
+_LATELY = 10.0
 
 # So long may a console take to connect, or to fail.
 _CONNECTING = 7.0

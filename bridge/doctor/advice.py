@@ -116,6 +116,8 @@ _THERE = {
     " would have it do so",
     Finding.MONITOR: "quit would end the VM. The guest's port is another chardev; with"
     " -serial mon:..., C-a c changes between the two",
+    Finding.ECHO: "the guest's terminal returns it, and no program reads it, or one that says"
+    " nothing; C-c may end that",
     Finding.TELNET: "the chardev has telnet=on, whose negotiation is mixed with the guest's bytes:"
     " leave that option out",
     Finding.OTHER: "the URL leads to something else: compare its port with the -chardev's",
@@ -123,6 +125,11 @@ _THERE = {
     Finding.NOTHING: "if the VM is paused or has halted it says nothing either; where the URL is"
     " tcp:// or unix://, is there no websocket=on in its -chardev?",
 }
+
+_STALE = (
+    "the prompt was printed before: since then the guest hangs, is paused, has halted, or was"
+    " started anew and does not use this port"
+)
 
 _STATES = {
     State.CONNECTING: "wait until it has connected, and ask again",
@@ -140,6 +147,11 @@ def for_state(state: State) -> list[Hint]:
     return [Hint(Topic.VM.value, "", _STATES[state])]
 
 
+def for_stale() -> list[Hint]:
+    """For a prompt that does not answer."""
+    return [Hint(Topic.HERE.value, "", _STALE)]
+
+
 def for_finding(
     finding: Finding, stages: Sequence[Finding], systems: AbstractSet[str], *, silent: bool
 ) -> list[Hint]:
@@ -149,8 +161,8 @@ def for_finding(
     others nothing need be said.
     """
     hints = [Hint(Topic.HERE.value, "", _THERE[finding])] if finding in _THERE else []
-    if finding is Finding.ECHO and stages and stages[-1] in _LACKING:
-        finding = stages[-1]  # that it returns Enter makes no difference
+    if finding is Finding.ECHO and stages:
+        finding = stages[-1]  # that it returns Enter makes no difference to what is lacking
     if silent:
         for topic in _LACKING.get(finding, ()):
             hints += _hints(topic, systems)

@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge.base.printable import printable
 from bridge.console.states import State
-from bridge.doctor.advice import Hint, for_finding, for_state
+from bridge.doctor.advice import Hint, for_finding, for_stale, for_state
 from bridge.doctor.examination import ENTER, Examination
 from bridge.doctor.signs import Finding
 
@@ -31,7 +31,7 @@ SAID = {
     Finding.SAC: "Windows' Special Administration Console",
     Finding.PAGER: "a pager",
     Finding.SCREEN: "a program that has the whole screen",
-    Finding.QUESTION: "an unfinished line, as of a question",
+    Finding.QUESTION: "an unfinished line: a question, or a prompt that is not known here",
     Finding.PANIC: "a kernel that has given up",
     Finding.MONITOR: "QEMU's monitor, not the guest",
     Finding.OTHER: "a server that is no console",
@@ -164,12 +164,14 @@ def diagnose(patient: Patient, examination: Examination) -> Diagnosis:
         if examination.answer and not answers:
             finding = Finding.ECHO
     usable = finding in USABLE or (talking and finding in PASSING)
+    # A prompt of yesterday whose program is gone is none.
+    stale = reading.prompt and examination.answer == b""
+    hints = for_finding(finding, reading.trail, reading.systems, silent=not answers and not talking)
     return Diagnosis(
         patient,
-        for_finding(finding, reading.trail, reading.systems, silent=not answers and not talking),
+        for_stale() if stale else hints,
         finding,
-        # A prompt of yesterday whose program is gone is none.
-        usable=usable and not (reading.prompt and answers is False),
+        usable=usable and not stale,
         stages=reading.trail,
         systems=sorted(reading.systems),
         last=reading.last,
