@@ -76,12 +76,17 @@ def test_a_prompt_of_before(user: User, directory: Path, boot: Boot, linux: Path
         assert "paused" in record["advice"][0]["text"]
 
 
-def test_firmware_without_a_service(user: User, boot: Boot) -> None:
+def test_firmware_with_a_service_and_without(user: User, directory: Path, boot: Boot) -> None:
     vm = boot("ipxe")
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        client.read_until(b"for the iPXE command line")
+        client.type(b"\x02")
+        client.read_until(b"iPXE>")
+        code, record = doctor(user, "vm", "--read-only", "--runtime-dir", directory / "run")
+        assert (code, record["finding"], record["typed"]) == (0, "ipxe", "")
     code, record = doctor(user, vm.url)
-    assert code == 0
-    assert record["finding"] in {"ipxe", "seabios"}
-    assert record["name"] == f"127.0.0.1-{vm.port}"
+    assert (code, record["finding"], record["answers"]) == (0, "ipxe", True)
+    assert (record["name"], record["last"]) == (f"127.0.0.1-{vm.port}", "iPXE>")
     eventually(lambda: not vm.connected(), what="QEMU free again")
 
 
