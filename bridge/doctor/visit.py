@@ -72,8 +72,7 @@ async def _visit(url: UpstreamUrl, mute: str, warn: Callable[[str], None]) -> Di
     )
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with theirs:
-        client = trio.socket.from_stdlib_socket(ours)
+    with theirs, trio.socket.from_stdlib_socket(ours) as client:
         attachment = Attachment(console, FdChannel(client), Manners(Kind.ATTACH))
         listeners = Listeners()
         upstream = Upstream(console, _Visit(url, Access()), listeners, warn)
@@ -84,7 +83,6 @@ async def _visit(url: UpstreamUrl, mute: str, warn: Callable[[str], None]) -> Di
             await settle(State.BUSY, SERVED)
             diagnosis = await _diagnose(console, theirs, mute)
             nursery.cancel_scope.cancel()
-    client.close()
     return diagnosis
 
 
