@@ -29,6 +29,7 @@ F = Finding
         ("grub-prompt", F.GRUB, [F.GRUB], True),
         ("uefi-shell", F.UEFI, [F.UEFI], True),
         ("linux", F.SHELL, [F.KERNEL], True),
+        ("firstboot", F.QUESTION, [F.KERNEL, F.INIT, F.QUESTION], False),
         ("shell", F.SHELL, [F.LOGIN], True),
         ("systemd", F.LOGIN, [F.KERNEL, F.INIT, F.LOGIN], True),
     ],

@@ -111,7 +111,7 @@ _THERE = {
     Finding.SAC: "cmd makes a channel, ch -si 1 goes there, Esc Tab Enter comes back",
     Finding.PAGER: "q leaves it, blank shows more",
     Finding.SCREEN: "attach with a terminal of at least 80x24; C-l has most programs draw anew",
-    Finding.QUESTION: "attach and answer it; it is the last line",
+    Finding.QUESTION: "attach and answer it",
     Finding.PANIC: "it will not go on by itself: reset the VM; panic=10 on the kernel's line"
     " would have it do so",
     Finding.MONITOR: "quit would end the VM. The guest's port is another chardev; with"

@@ -56,6 +56,7 @@ STAGES = (
     Finding.STARTED,
     Finding.KERNEL,
     Finding.INIT,
+    Finding.QUESTION,
     Finding.LOGIN,
     Finding.SAC,
     Finding.RESCUE,
@@ -89,6 +90,7 @@ _CHOOSES = "choose an entry of the menu"
 _ENTERS = "enter what is typed there already"
 _TRIES = "be a wrong password"
 _PAGES = "turn the page"
+_BEGINS = "begin the questions of a first start"
 
 # The text ends with it, but for blanks; the first that fits counts.
 PROMPTS = (
@@ -173,6 +175,8 @@ TRACES = (
     _sign(Finding.INIT, r"^(?:\[ *\d+\.\d+\] )?systemd\[1\]: ", "linux"),
     _sign(Finding.INIT, r"^\[(?:  OK  |FAILED|DEPEND| INFO | SKIP )\] ", "linux"),
     _sign(Finding.INIT, r"^ *OpenRC \d", "alpine"),
+    # systemd-firstboot; other units go on printing behind it.
+    _sign(Finding.QUESTION, r"^-- Press any key to proceed --", "linux", _BEGINS, begins=True),
     _sign(Finding.LOGIN, r"^\S+ login:", begins=True),
     _sign(Finding.SAC, r"SAC started and initialized|^SAC>", "windows", begins=True),
     _sign(Finding.RESCUE, r"You are in (?:rescue|emergency) mode", "linux", _TRIES, begins=True),
