@@ -75,7 +75,7 @@ _HINTS = {
     },
     Topic.LOGIN: {
         "linux": "systemctl enable --now serial-getty@ttyS0 (systemd does it by itself from the"
-        " next boot on where console=ttyS0 is on the kernel's line, and always for hvc0)",
+        " next boot on where console=ttyS0 is on the kernel's line); for a virtio console, @hvc0",
         "alpine": "in /etc/inittab uncomment ttyS0::respawn:/sbin/getty -L ttyS0 115200 vt100",
         "freebsd": "in /etc/ttys: ttyu0 with 3wire and onifconsole secure; then kill -HUP 1",
         "openbsd": 'in /etc/ttys: tty00 "/usr/libexec/getty std.115200" vt220 on secure; then'
