@@ -19,6 +19,7 @@ from bridge.commands import check as cmd_check
 from bridge.commands import common as command
 from bridge.commands import complete as cmd_complete
 from bridge.commands import discover as cmd_discover
+from bridge.commands import doctor as cmd_doctor
 from bridge.commands import install as cmd_install
 from bridge.commands import log as cmd_log
 from bridge.commands import path as cmd_path
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_ask.add_to(commands)
     cmd_check.add_to(commands)
     cmd_discover.add_to(commands)
+    cmd_doctor.add_to(commands)
     cmd_log.add_to(commands)
     cmd_install.add_to(commands)
     cmd_complete.add_to(commands, top)
