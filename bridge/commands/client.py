@@ -5,13 +5,15 @@ Imports nothing heavy; ``contrib/control.md`` says what is spoken.
 
 import errno
 import json
+import shlex
 import socket
 from pathlib import Path
 from typing import Any, Self
 
 from bridge.base.errors import BridgeError, StartError
 from bridge.base.printable import printable
-from bridge.kernel.runtime import CONTROL, short_path
+from bridge.kernel.homes import default_directories, passed_over
+from bridge.kernel.runtime import CONTROL, holder, short_path
 
 # What connect(2) says where nobody listens.
 _NOBODY = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
@@ -72,12 +74,24 @@ class Client:
 def unreachable(directory: Path, error: OSError) -> StartError:
     """Why the control socket in ``directory`` could not be connected to."""
     if error.errno in _NOBODY:
-        return StartError(
-            f"no ttybridge runs with {printable(str(directory))}; start one with 'ttybridge run'"
-            " or 'systemctl --user start ttybridge'"
-        )
+        return nobody(directory)
     where = printable(str(directory / CONTROL))
     return StartError(f"control socket {where}: {error.strerror or error}")
+
+
+def nobody(directory: Path) -> StartError:
+    """There is no service of ``directory``; another shell may have found another default."""
+    text = f"no ttybridge runs with {printable(str(directory))}"
+    defaults = default_directories()
+    if directory in defaults and (why := passed_over()):
+        text += f" ({why})"
+    other = next((d for d in defaults if d != directory and holder(d) is not None), None)
+    if other is not None:
+        said = printable(shlex.quote(str(other)), 1000)
+        return StartError(f"{text}; one runs with another directory: add --runtime-dir {said}")
+    return StartError(
+        f"{text}; start one with 'ttybridge run' or 'systemctl --user start ttybridge'"
+    )
 
 
 def request(do: str, fields: dict[str, object]) -> bytes:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bridge.base.errors import StartError
 from bridge.base.printable import printable
 from bridge.commands import common as command
+from bridge.kernel.homes import config_home
 from bridge.systemd import unit
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def add_to(commands: "Subparsers") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    file = _config_home() / "systemd" / "user" / unit.NAME
+    file = config_home() / "systemd" / "user" / unit.NAME
     if arguments.uninstall:
         return _uninstall(file, force=arguments.force)
     config = (arguments.config or command.default_config()).absolute()
@@ -209,10 +210,6 @@ class _Systemctl:
             errors="backslashreplace",
             check=False,
         )
-
-
-def _config_home() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
 
 
 def _user() -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.base.errors import StartError
+from bridge.base.printable import printable
 from bridge.commands import common as command
+from bridge.kernel.homes import passed_over
 from bridge.service import messages
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from bridge.service.bridged import Place
     from bridge.service.daemon import Plan
     from bridge.settings.config import Configuration
+
+_log = logging.getLogger("ttybridge")
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
@@ -115,8 +119,11 @@ def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
     where = (
         f" --runtime-dir {shlex.quote(str(arguments.runtime_dir))}" if arguments.runtime_dir else ""
     )
+    directory = command.directory(arguments)
+    if not arguments.runtime_dir and (why := passed_over()):
+        _log.warning("%s; links are in %s", why, printable(str(directory), 1000))
     show = _print_json if arguments.json else partial(_print_table, where)
-    daemon.run(plan, command.directory(arguments), lambda places: _announce(places, show))
+    daemon.run(plan, directory, lambda places: _announce(places, show))
     return 0
 
 
@@ -126,7 +133,7 @@ def _announce(places: "list[Place]", show: "Callable[[list[Place]], None]") -> N
         if sys.stdout is not None:  # None: closed by whoever started us
             sys.stdout.flush()
     except OSError as error:  # the consoles are served all the same
-        logging.getLogger("ttybridge").warning("standard output: %s", error.strerror)
+        _log.warning("standard output: %s", error.strerror)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

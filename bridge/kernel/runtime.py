@@ -24,26 +24,6 @@ UNIX = ".unix"
 CONTROL = ".control"
 
 
-def default_directory() -> Path:
-    """Where the runtime directory is without --runtime-dir; never in /tmp."""
-    if base := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(base) / "ttybridge"
-    # `su` and cron leave the variable out; the directory may still be there.
-    session = Path(f"/run/user/{os.getuid()}")
-    try:
-        status = session.stat()
-    except OSError:
-        pass
-    else:
-        if status.st_uid == os.getuid():
-            return session / "ttybridge"
-    return state_home() / "ttybridge" / "run"
-
-
-def state_home() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-
-
 def find_link(directory: Path, name: str) -> Path | None:
     """The link of console ``name`` if a service is there to answer for it."""
     link = directory / name

@@ -1,0 +1,197 @@
+"""A new user's first hour on a bare system: what goes wrong says what, and what to do.
+
+Each scenario has an environment of its own, as after ``env -i``, and the exact line.
+"""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.bridge import Bridge
+from tests.support.user import User
+
+URL = "ws://127.0.0.1:1"  # nobody listens there
+START = "start one with 'ttybridge run' or 'systemctl --user start ttybridge'"
+
+
+@pytest.fixture
+def home(user: User, directory: Path) -> Path:
+    """The user's home, in which nothing is yet."""
+    if Path(f"/run/user/{user.uid}").exists():
+        pytest.skip(f"/run/user/{user.uid} is there: {user.name} is logged in")
+    return own(user, directory / "home")
+
+
+@pytest.fixture
+def root(base: Path, intruder: User) -> Path:
+    """Root's home."""
+    path = base / "root"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def own(user: User, path: Path) -> Path:
+    path.mkdir()
+    user.own(path)
+    return path
+
+
+def bare(user: User, *words: str | Path, **variables: object) -> list[str]:
+    """The command with these variables, the way to ttybridge, and no others."""
+    path = f"PATH={user.environment['PATH']}"
+    return ["env", "-i", path, *(f"{k}={v}" for k, v in variables.items()), *map(str, words)]
+
+
+def says(user: User | None, command: list[str]) -> str:
+    """The one line of a command that fails; root's, for no user."""
+    done = (
+        user.run(command)
+        if user is not None
+        else subprocess.run(command, capture_output=True, text=True, check=False)
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.rstrip("\n")
+
+
+@contextmanager
+def running(user: User | None, command: list[str]) -> Iterator[list[str]]:
+    """A service that is up; its lines on stderr until then.  Root's, for no user."""
+    start = user.popen if user is not None else subprocess.Popen
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        lines: list[str] = []
+        assert process.stderr is not None
+        while not (lines and re.match(r"\w+: (WAITING|ONLINE)", lines[-1])):
+            line = process.stderr.readline().decode()
+            assert line, lines
+            lines.append(line.rstrip("\n"))
+        yield lines
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+
+
+def test_no_runtime_directory(user: User, directory: Path, home: Path) -> None:
+    """cron, ssh without a session: the links are in the home; a login shell is told where."""
+    expected = home / ".local/state/ttybridge/run"
+    login = {"HOME": home, "XDG_RUNTIME_DIR": own(user, directory / "login")}
+    with running(user, bare(user, "ttybridge", "run", f"vm1={URL}", HOME=home)) as lines:
+        assert lines == [
+            f"XDG_RUNTIME_DIR is not set (no login session?); links are in {expected}",
+            "vm1: WAITING: connection refused",
+        ]
+        assert (expected / "vm1").is_symlink()
+        for words in (["status"], ["attach", "vm1"], ["path", "vm1"], ["send", "vm1", "x"]):
+            assert says(user, bare(user, "ttybridge", *words, **login)) == (
+                f"ttybridge: no ttybridge runs with {directory}/login/ttybridge; one runs with"
+                f" another directory: add --runtime-dir {expected}"
+            )
+    assert says(user, bare(user, "ttybridge", "path", "vm1", HOME=home)) == (
+        f"ttybridge: no ttybridge runs with {expected}"
+        f" (XDG_RUNTIME_DIR is not set (no login session?)); {START}"
+    )
+
+
+def test_su_to_root(user: User, directory: Path, root: Path) -> None:
+    """Root's service makes nothing in the directories of the user whose variables it has."""
+    runtime, state = own(user, directory / "runtime"), own(user, directory / "state")
+    left_over = {"HOME": root, "XDG_RUNTIME_DIR": runtime, "XDG_STATE_HOME": state}
+    command = bare(user, "ttybridge", "run", f"vm1={URL}", **left_over)
+    with running(None, command) as lines:
+        assert lines[0] == (
+            f"XDG_RUNTIME_DIR, {runtime}, belongs to uid {user.uid}, not to you;"
+            f" links are in {root}/.local/state/ttybridge/run"
+        )
+        assert list(runtime.iterdir()) == list(state.iterdir()) == []
+    # And that user still gets in.
+    with running(user, bare(user, "ttybridge", "run", f"vm1={URL}", **left_over)) as lines:
+        assert lines == ["vm1: WAITING: connection refused"]
+        assert (runtime / "ttybridge" / "vm1").is_symlink()
+        assert says(None, bare(user, "ttybridge", "status", **left_over)) == (
+            f"ttybridge: no ttybridge runs with {root}/.local/state/ttybridge/run"
+            f" (XDG_RUNTIME_DIR, {runtime}, belongs to uid {user.uid}, not to you); one runs"
+            f" with another directory: add --runtime-dir {runtime}/ttybridge"
+        )
+
+
+def test_su_from_root(user: User, home: Path, root: Path) -> None:
+    """Root's variables are not the user's to use."""
+    command = bare(user, "ttybridge", "run", f"vm1={URL}", HOME=home, XDG_RUNTIME_DIR=root)
+    with running(user, command) as lines:
+        assert lines[0] == (
+            f"XDG_RUNTIME_DIR, {root}, belongs to uid 0, not to you;"
+            f" links are in {home}/.local/state/ttybridge/run"
+        )
+
+
+@pytest.mark.parametrize(
+    ("named", "mode", "doubt"),
+    [
+        ("run", 0o700, "is not an absolute path"),
+        ("{}/none", 0o700, "cannot be used (no such file or directory)"),
+        ("{}/login", 0o777, "is writable by others (mode 0777)"),
+        ("/dev/null", 0o700, "is not a directory"),
+    ],
+)
+def test_a_runtime_directory_that_will_not_do(
+    user: User, directory: Path, home: Path, named: str, mode: int, doubt: str
+) -> None:
+    own(user, directory / "login").chmod(mode)
+    named = named.format(directory)
+    command = bare(user, "ttybridge", "run", f"vm1={URL}", HOME=home, XDG_RUNTIME_DIR=named)
+    with running(user, command) as lines:
+        assert lines[0] == (
+            f"XDG_RUNTIME_DIR, {named}, {doubt}; links are in {home}/.local/state/ttybridge/run"
+        )
+    assert list((directory / "login").iterdir()) == []
+
+
+def test_root_in_a_container(user: User, root: Path) -> None:
+    """No session, no systemd, nothing but a home: it works, and says where the links are."""
+    expected = root / ".local/state/ttybridge/run"
+    with running(None, bare(user, "ttybridge", "demo", HOME=root)) as lines:
+        assert lines == [
+            f"XDG_RUNTIME_DIR is not set (no login session?); links are in {expected}",
+            "demo: ONLINE",
+        ]
+        command = bare(user, "sh", "-c", "echo 'echo $HOME' | ttybridge attach demo", HOME=root)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "demo$ " in done.stdout
+    assert says(None, bare(user, "ttybridge", "status", HOME=root)).startswith(
+        f"ttybridge: no ttybridge runs with {expected} (XDG_RUNTIME_DIR is not set"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["status", "--json"],
+        ["attach", "demo"],
+        ["path", "demo"],
+        ["wait", "demo", "demo", "--timeout", "9", "--replay"],
+        ["check", "CONFIG"],
+        ["--help"],
+        ["attach", "--help"],
+        ["--version"],
+        ["install", "--print"],
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk(bridge: Bridge, directory: Path, words: list[str]) -> None:
+    """One line for what cannot be printed, whichever the command."""
+    config = directory / "config.toml"
+    config.write_text("")
+    config.chmod(0o644)
+    command = " ".join(words).replace("CONFIG", str(config))
+    where = f"--runtime-dir {bridge.directory}" if "--" not in words[0] else ""
+    done = bridge.user.run(["sh", "-c", f"ttybridge {command} {where} >/dev/full"])
+    expected = "ttybridge: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, expected)
