@@ -5,6 +5,7 @@ Each scenario has an environment of its own, as after ``env -i``, and the exact 
 
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Boot
 from tests.support.bridge import Bridge
+from tests.support.certificates import Authority
+from tests.support.client import Client
+from tests.support.fake import Fake
+from tests.support.qemu import free_port
+from tests.support.terminal import Terminal
 from tests.support.user import User
+from tests.support.waiting import eventually
 
-URL = "ws://127.0.0.1:1"  # nobody listens there
 START = "start one with 'ttybridge run' or 'systemctl --user start ttybridge'"
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Nobody listens there, nor can: the port is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"ws://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -77,11 +92,11 @@ def running(user: User | None, command: list[str]) -> Iterator[list[str]]:
         process.communicate(timeout=10)
 
 
-def test_no_runtime_directory(user: User, directory: Path, home: Path) -> None:
+def test_no_runtime_directory(user: User, directory: Path, home: Path, url: str) -> None:
     """cron, ssh without a session: the links are in the home; a login shell is told where."""
     expected = home / ".local/state/ttybridge/run"
     login = {"HOME": home, "XDG_RUNTIME_DIR": own(user, directory / "login")}
-    with running(user, bare(user, "ttybridge", "run", f"vm1={URL}", HOME=home)) as lines:
+    with running(user, bare(user, "ttybridge", "run", f"vm1={url}", HOME=home)) as lines:
         assert lines == [
             f"XDG_RUNTIME_DIR is not set (no login session?); links are in {expected}",
             "vm1: WAITING: connection refused",
@@ -98,11 +113,11 @@ def test_no_runtime_directory(user: User, directory: Path, home: Path) -> None:
     )
 
 
-def test_su_to_root(user: User, directory: Path, root: Path) -> None:
+def test_su_to_root(user: User, directory: Path, root: Path, url: str) -> None:
     """Root's service makes nothing in the directories of the user whose variables it has."""
     runtime, state = own(user, directory / "runtime"), own(user, directory / "state")
     left_over = {"HOME": root, "XDG_RUNTIME_DIR": runtime, "XDG_STATE_HOME": state}
-    command = bare(user, "ttybridge", "run", f"vm1={URL}", **left_over)
+    command = bare(user, "ttybridge", "run", f"vm1={url}", **left_over)
     with running(None, command) as lines:
         assert lines[0] == (
             f"XDG_RUNTIME_DIR, {runtime}, belongs to uid {user.uid}, not to you;"
@@ -110,7 +125,7 @@ def test_su_to_root(user: User, directory: Path, root: Path) -> None:
         )
         assert list(runtime.iterdir()) == list(state.iterdir()) == []
     # And that user still gets in.
-    with running(user, bare(user, "ttybridge", "run", f"vm1={URL}", **left_over)) as lines:
+    with running(user, bare(user, "ttybridge", "run", f"vm1={url}", **left_over)) as lines:
         assert lines == ["vm1: WAITING: connection refused"]
         assert (runtime / "ttybridge" / "vm1").is_symlink()
         assert says(None, bare(user, "ttybridge", "status", **left_over)) == (
@@ -120,9 +135,9 @@ def test_su_to_root(user: User, directory: Path, root: Path) -> None:
         )
 
 
-def test_su_from_root(user: User, home: Path, root: Path) -> None:
+def test_su_from_root(user: User, home: Path, root: Path, url: str) -> None:
     """Root's variables are not the user's to use."""
-    command = bare(user, "ttybridge", "run", f"vm1={URL}", HOME=home, XDG_RUNTIME_DIR=root)
+    command = bare(user, "ttybridge", "run", f"vm1={url}", HOME=home, XDG_RUNTIME_DIR=root)
     with running(user, command) as lines:
         assert lines[0] == (
             f"XDG_RUNTIME_DIR, {root}, belongs to uid 0, not to you;"
@@ -140,11 +155,11 @@ def test_su_from_root(user: User, home: Path, root: Path) -> None:
     ],
 )
 def test_a_runtime_directory_that_will_not_do(
-    user: User, directory: Path, home: Path, named: str, mode: int, doubt: str
+    user: User, directory: Path, home: Path, named: str, mode: int, doubt: str, url: str
 ) -> None:
     own(user, directory / "login").chmod(mode)
     named = named.format(directory)
-    command = bare(user, "ttybridge", "run", f"vm1={URL}", HOME=home, XDG_RUNTIME_DIR=named)
+    command = bare(user, "ttybridge", "run", f"vm1={url}", HOME=home, XDG_RUNTIME_DIR=named)
     with running(user, command) as lines:
         assert lines[0] == (
             f"XDG_RUNTIME_DIR, {named}, {doubt}; links are in {home}/.local/state/ttybridge/run"
@@ -195,3 +210,147 @@ def test_a_full_disk(bridge: Bridge, directory: Path, words: list[str]) -> None:
     done = bridge.user.run(["sh", "-c", f"ttybridge {command} {where} >/dev/full"])
     expected = "ttybridge: standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, expected)
+
+
+def bridged(user: User, directory: Path, url: str) -> Bridge:
+    return Bridge(user, directory / "run", f"vm1={url}")
+
+
+def test_a_proxy_is_not_used(user: User, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console is reached directly, whatever a web browser is told."""
+    with Fake("echo") as vm, socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        where = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "socks_proxy"):
+            monkeypatch.setitem(user.environment, name, where)
+            monkeypatch.setitem(user.environment, name.upper(), where)
+        with bridged(user, directory, vm.url) as bridge:
+            bridge.wait_message("^vm1: ONLINE$")
+        with bridged(user, directory, "ws://no.such.host.invalid:4555") as bridge:
+            bridge.wait_message("^vm1: WAITING: host name: ")
+        with pytest.raises(BlockingIOError):  # nobody has come
+            proxy.accept()
+
+
+def test_nobody_is_there(tools: None, user: User, directory: Path, url: str) -> None:
+    """The screen that somebody attaches to is not simply blank."""
+    with bridged(user, directory, url) as bridge:
+        bridge.wait_message("^vm1: WAITING: connection refused$")
+        with Terminal(user, directory, f"screen {bridge.link}") as terminal:
+            terminal.wait_for(rf"\[ttybridge: vm1 is waiting for {url}\]")
+
+
+def test_nobody_answers(user: User, directory: Path) -> None:
+    """It listens, and accepts nobody: as a QEMU does whose console somebody else has."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            socket.create_connection(listener.getsockname()),
+            listener.accept()[0],
+            bridged(user, directory, url) as bridge,
+        ):
+            bridge.wait_message("^vm1: BUSY: another client has this console; queued behind it$")
+
+
+# What else is at a port, what it says, and what is said of it.
+STRANGERS = {
+    "a web server": (
+        b"HTTP/1.0 200 OK\r\nServer: SimpleHTTP/0.6\r\n\r\n<html>",
+        "FAILED: a web server answers there, not a QEMU console ('HTTP/1.0 200 OK'); wrong port?",
+    ),
+    "ssh": (
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+        (
+            "FAILED: an ssh server answers there, not a console ('SSH-2.0-OpenSSH_9.2p1 Debian-2');"
+            " wrong port?"
+        ),
+    ),
+    "a silent one": (
+        b"",
+        (
+            "FAILED: connected, but no answer in 5 s: no websocket server; has the chardev"
+            " websocket=on? Without, the URL is tcp://"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_the_wrong_port(user: User, directory: Path, stranger: str) -> None:
+    said, told = STRANGERS[stranger]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        with bridged(user, directory, url) as bridge:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(said)
+                bridge.wait_message(f"^vm1: {re.escape(told)}$")
+
+
+def test_a_chardev_without_websocket(user: User, directory: Path, boot: Boot) -> None:
+    """The scheme that is named then does it."""
+    vm = boot("echofifo", websocket=False)
+    with bridged(user, directory, f"ws://127.0.0.1:{vm.port}") as bridge:
+        bridge.wait_message(
+            r"^vm1: FAILED: what answers is not a websocket \(it says 'G.*'\); has the chardev"
+            r" websocket=on\? Without, the URL is tcp://$"
+        )
+    reaches_the_guest(user, directory, f"tcp://127.0.0.1:{vm.port}")
+
+
+def test_a_chardev_with_tls(user: User, directory: Path, boot: Boot) -> None:
+    authority = Authority(user, directory / "authority")
+    vm = boot("echofifo", tls=authority.directory)
+    with bridged(user, directory, f"ws://127.0.0.1:{vm.port}") as bridge:
+        bridge.wait_message("^vm1: (FAILED|WAITING): .*wss://")
+    with bridged(user, directory, f"wss://127.0.0.1:{vm.port}") as bridge:
+        bridge.wait_message("^vm1: FAILED: certificate authority: .*; set ca to")
+
+
+def test_a_chardev_without_tls(user: User, directory: Path, boot: Boot) -> None:
+    vm = boot("echofifo")
+    with bridged(user, directory, f"wss://127.0.0.1:{vm.port}") as bridge:
+        bridge.wait_message(
+            "^vm1: FAILED: connected, but no answer in 5 s: no TLS server; has the chardev"
+            r" tls-creds\? Without, the URL is ws://$"
+        )
+    reaches_the_guest(user, directory, f"ws://127.0.0.1:{vm.port}")
+
+
+def test_a_plain_chardev_that_is_stopped_is_not_called_locked(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    """What frees a websocket that is locked does nothing there."""
+    vm = boot("deaf", websocket=False)
+    vm.process.send_signal(signal.SIGSTOP)
+    try:
+        with bridged(user, directory, vm.url) as bridge:
+            bridge.wait_message("^vm1: BUSY: nobody has this console, yet nobody is served")
+            assert not any("rescue" in line or "websocket" in line for line in bridge.messages)
+    finally:
+        vm.process.send_signal(signal.SIGCONT)
+
+
+def test_a_vm_that_comes_later(user: User, directory: Path, boot: Boot) -> None:
+    port = free_port()
+    with bridged(user, directory, f"ws://127.0.0.1:{port}") as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("^vm1: WAITING: connection refused$")
+        boot("echofifo", port=port)
+        bridge.wait_message("^vm1: ONLINE$")
+        eventually(lambda: echoes(client))
+
+
+def reaches_the_guest(user: User, directory: Path, url: str) -> None:
+    with bridged(user, directory, url) as bridge, Client(bridge.raw) as client:
+        bridge.wait_message("^vm1: ONLINE$")
+        eventually(lambda: echoes(client))
+
+
+def echoes(client: Client) -> bool:
+    """Does the guest say a key back?  It does not until it has booted."""
+    client.socket.settimeout(0.5)
+    client.type(b"k")
+    try:
+        return b"k" in client.receive()
+    except TimeoutError:
+        return False
