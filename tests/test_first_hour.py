@@ -98,7 +98,7 @@ def test_no_runtime_directory(user: User, directory: Path, home: Path, url: str)
     login = {"HOME": home, "XDG_RUNTIME_DIR": own(user, directory / "login")}
     with running(user, bare(user, "ttybridge", "run", f"vm1={url}", HOME=home)) as lines:
         assert lines == [
-            f"XDG_RUNTIME_DIR is not set (no login session?); links are in {expected}",
+            f"XDG_RUNTIME_DIR is not set, as without a login session; links are in {expected}",
             "vm1: WAITING: connection refused",
         ]
         assert (expected / "vm1").is_symlink()
@@ -109,7 +109,7 @@ def test_no_runtime_directory(user: User, directory: Path, home: Path, url: str)
             )
     assert says(user, bare(user, "ttybridge", "path", "vm1", HOME=home)) == (
         f"ttybridge: no ttybridge runs with {expected}"
-        f" (XDG_RUNTIME_DIR is not set (no login session?)); {START}"
+        f"; XDG_RUNTIME_DIR is not set, as without a login session; {START}"
     )
 
 
@@ -120,7 +120,7 @@ def test_su_to_root(user: User, directory: Path, root: Path, url: str) -> None:
     command = bare(user, "ttybridge", "run", f"vm1={url}", **left_over)
     with running(None, command) as lines:
         assert lines[0] == (
-            f"XDG_RUNTIME_DIR, {runtime}, belongs to uid {user.uid}, not to you;"
+            f"XDG_RUNTIME_DIR={runtime} belongs to uid {user.uid}, not to you;"
             f" links are in {root}/.local/state/ttybridge/run"
         )
         assert list(runtime.iterdir()) == list(state.iterdir()) == []
@@ -130,9 +130,18 @@ def test_su_to_root(user: User, directory: Path, root: Path, url: str) -> None:
         assert (runtime / "ttybridge" / "vm1").is_symlink()
         assert says(None, bare(user, "ttybridge", "status", **left_over)) == (
             f"ttybridge: no ttybridge runs with {root}/.local/state/ttybridge/run"
-            f" (XDG_RUNTIME_DIR, {runtime}, belongs to uid {user.uid}, not to you); one runs"
+            f"; XDG_RUNTIME_DIR={runtime} belongs to uid {user.uid}, not to you; one runs"
             f" with another directory: add --runtime-dir {runtime}/ttybridge"
         )
+
+
+def test_su_to_root_means_roots_own_systemd(user: User, directory: Path, root: Path) -> None:
+    """Root could write to the former user's, and `install` would have that one restart."""
+    code = "from bridge.kernel.homes import session_directory; print(session_directory())"
+    for named, found in ((directory, "/run/user/0"), (root, root), ("", "/run/user/0")):
+        command = bare(user, "python", "-c", code, XDG_RUNTIME_DIR=named)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{found}\n"
 
 
 def test_su_from_root(user: User, home: Path, root: Path, url: str) -> None:
@@ -140,7 +149,7 @@ def test_su_from_root(user: User, home: Path, root: Path, url: str) -> None:
     command = bare(user, "ttybridge", "run", f"vm1={url}", HOME=home, XDG_RUNTIME_DIR=root)
     with running(user, command) as lines:
         assert lines[0] == (
-            f"XDG_RUNTIME_DIR, {root}, belongs to uid 0, not to you;"
+            f"XDG_RUNTIME_DIR={root} belongs to uid 0, not to you;"
             f" links are in {home}/.local/state/ttybridge/run"
         )
 
@@ -162,7 +171,7 @@ def test_a_runtime_directory_that_will_not_do(
     command = bare(user, "ttybridge", "run", f"vm1={url}", HOME=home, XDG_RUNTIME_DIR=named)
     with running(user, command) as lines:
         assert lines[0] == (
-            f"XDG_RUNTIME_DIR, {named}, {doubt}; links are in {home}/.local/state/ttybridge/run"
+            f"XDG_RUNTIME_DIR={named} {doubt}; links are in {home}/.local/state/ttybridge/run"
         )
     assert list((directory / "login").iterdir()) == []
 
@@ -172,7 +181,7 @@ def test_root_in_a_container(user: User, root: Path) -> None:
     expected = root / ".local/state/ttybridge/run"
     with running(None, bare(user, "ttybridge", "demo", HOME=root)) as lines:
         assert lines == [
-            f"XDG_RUNTIME_DIR is not set (no login session?); links are in {expected}",
+            f"XDG_RUNTIME_DIR is not set, as without a login session; links are in {expected}",
             "demo: ONLINE",
         ]
         command = bare(user, "sh", "-c", "echo 'echo $HOME' | ttybridge attach demo", HOME=root)
@@ -180,7 +189,7 @@ def test_root_in_a_container(user: User, root: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert "demo$ " in done.stdout
     assert says(None, bare(user, "ttybridge", "status", HOME=root)).startswith(
-        f"ttybridge: no ttybridge runs with {expected} (XDG_RUNTIME_DIR is not set"
+        f"ttybridge: no ttybridge runs with {expected}; XDG_RUNTIME_DIR is not set"
     )
 
 

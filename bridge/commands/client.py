@@ -84,7 +84,7 @@ def nobody(directory: Path) -> StartError:
     text = f"no ttybridge runs with {printable(str(directory))}"
     defaults = default_directories()
     if directory in defaults and (why := passed_over()):
-        text += f" ({why})"
+        text += f"; {why}"
     other = next((d for d in defaults if d != directory and holder(d) is not None), None)
     if other is not None:
         said = printable(shlex.quote(str(other)), 1000)

@@ -120,10 +120,14 @@ def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
         f" --runtime-dir {shlex.quote(str(arguments.runtime_dir))}" if arguments.runtime_dir else ""
     )
     directory = command.directory(arguments)
-    if not arguments.runtime_dir and (why := passed_over()):
-        _log.warning("%s; links are in %s", why, printable(str(directory), 1000))
     show = _print_json if arguments.json else partial(_print_table, where)
-    daemon.run(plan, directory, lambda places: _announce(places, show))
+
+    def announce(places: "list[Place]") -> None:
+        if not arguments.runtime_dir and (why := passed_over()):
+            _log.warning("%s; links are in %s", why, printable(str(directory), 1000))
+        _announce(places, show)
+
+    daemon.run(plan, directory, announce)
     return 0
 
 

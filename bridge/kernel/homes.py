@@ -36,8 +36,20 @@ def passed_over() -> str:
     named = os.environ.get("XDG_RUNTIME_DIR", "")
     if named:
         doubt = _doubt(Path(named))
-        return f"XDG_RUNTIME_DIR, {printable(named)}, {doubt}" if doubt else ""
-    return "" if not _doubt(_session()) else "XDG_RUNTIME_DIR is not set (no login session?)"
+        return f"XDG_RUNTIME_DIR={printable(named)} {doubt}" if doubt else ""
+    return (
+        "" if not _doubt(_session()) else "XDG_RUNTIME_DIR is not set, as without a login session"
+    )
+
+
+def session_directory() -> Path:
+    """Where the user's own systemd is, if there is one."""
+    named = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    try:
+        others = named.stat().st_uid != os.getuid()
+    except OSError:
+        others = False
+    return _session() if others or not named.is_absolute() else named
 
 
 def state_home() -> Path:
