@@ -176,6 +176,23 @@ def test_a_runtime_directory_that_will_not_do(
     assert list((directory / "login").iterdir()) == []
 
 
+def test_a_new_process_stays_where_the_old_one_was(
+    user: User, directory: Path, home: Path, url: str
+) -> None:
+    """The default may be another one by then; what is open and linked is where it is."""
+    login = own(user, directory / "login")
+    variables = {"HOME": home, "XDG_RUNTIME_DIR": login}
+    there = ("--runtime-dir", login / "ttybridge")
+    with running(user, bare(user, "ttybridge", "run", f"vm1={url}", **variables)):
+        login.chmod(0o777)
+        done = user.run(["ttybridge", "reload", "--exec", *there])
+        assert (done.returncode, done.stderr) == (0, "")
+        login.chmod(0o700)
+        done = user.run(["ttybridge", "add", "vm2", url, *there])
+        assert (done.stdout, done.stderr) == (f"{login}/ttybridge/vm2\n", "")
+        assert not (home / ".local").exists()
+
+
 def test_root_in_a_container(user: User, root: Path) -> None:
     """No session, no systemd, nothing but a home: it works, and says where the links are."""
     expected = root / ".local/state/ttybridge/run"

@@ -58,6 +58,7 @@ class RuntimeDirectory:
     def __enter__(self) -> Self:
         if self._handed_over is not None:
             self._lock = _Lock(self._handed_over)
+            self._stay()
             return self
         self._make()
         self._lock = self._take_lock()
@@ -89,6 +90,12 @@ class RuntimeDirectory:
 
     def remove_control(self) -> None:
         (self.path / CONTROL).unlink(missing_ok=True)
+
+    def _stay(self) -> None:
+        """Be where the lock is, though another directory may be the default one by now."""
+        there = self.path / LOCK
+        if not there.exists() or not os.path.samestat(there.stat(), os.fstat(self._lock.fd)):
+            self.path = Path(os.readlink(f"/proc/self/fd/{self._lock.fd}")).parent
 
     def _make(self) -> None:
         try:
