@@ -37,27 +37,26 @@ def passed_over() -> str:
     if named:
         doubt = _doubt(Path(named))
         return f"XDG_RUNTIME_DIR={printable(named)} {doubt}" if doubt else ""
-    return (
-        "" if not _doubt(_session()) else "XDG_RUNTIME_DIR is not set, as without a login session"
-    )
+    without = "XDG_RUNTIME_DIR is not set, as without a login session"
+    return without if _doubt(_session()) else ""
 
 
 def session_directory() -> Path:
     """Where the user's own systemd is, if there is one."""
-    named = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    named = _named("XDG_RUNTIME_DIR") or _session()
     try:
-        others = named.stat().st_uid != os.getuid()
-    except OSError:
-        others = False
-    return _session() if others or not named.is_absolute() else named
-
-
-def state_home() -> Path:
-    return _home_of("XDG_STATE_HOME", ".local/state")
+        return named if named.stat().st_uid == os.getuid() else _session()
+    except OSError:  # nobody's
+        return named
 
 
 def config_home() -> Path:
-    return _home_of("XDG_CONFIG_HOME", ".config")
+    """Whosever it is: to read a file does no harm."""
+    return _named("XDG_CONFIG_HOME") or (_named("HOME") or _passwd_home()) / ".config"
+
+
+def state_home() -> Path:
+    return _own("XDG_STATE_HOME") or (_own("HOME") or _passwd_home()) / ".local" / "state"
 
 
 def _session() -> Path:
@@ -68,15 +67,24 @@ def _without_session() -> Path:
     return state_home() / "ttybridge" / "run"
 
 
-def _home_of(variable: str, otherwise: str) -> Path:
-    named = Path(os.environ.get(variable, ""))
-    return named if named.is_absolute() and not _foreign(named) else _home() / otherwise
+def _named(variable: str) -> Path | None:
+    path = Path(os.environ.get(variable, ""))
+    return path if path.is_absolute() else None
 
 
-def _home() -> Path:
-    named = Path(os.environ.get("HOME", ""))
-    if named.is_absolute() and not _foreign(named):
-        return named
+def _own(variable: str) -> Path | None:
+    """What ``variable`` names, if we may have it: nobody else's, nor below another's."""
+    path = _named(variable)
+    for there in (path, *path.parents) if path is not None else ():
+        try:
+            # Root's places are everybody's, as far as their modes go.
+            return path if there.stat().st_uid in {os.getuid(), 0} else None
+        except OSError:  # it would have to be made
+            continue
+    return path
+
+
+def _passwd_home() -> Path:
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:  # a container's uid may have no entry; the error then names this place
@@ -98,13 +106,3 @@ def _doubt(base: Path) -> str:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"is writable by others (mode {stat.S_IMODE(status.st_mode):04o})"
     return ""
-
-
-def _foreign(path: Path) -> bool:
-    """Is it another user's, or would be, if it were made?  Root's places are everybody's."""
-    for there in (path, *path.parents):
-        try:
-            return there.stat().st_uid not in {os.getuid(), 0}
-        except OSError:
-            continue
-    return False
