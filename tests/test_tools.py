@@ -304,12 +304,12 @@ def test_readme_scripts(desk: Desk) -> None:
     scripts = [c for c in readme.commands() if c.startswith(("printf", "echo"))]
     assert len(scripts) == 2
     with Client(desk.bridge.raw) as witness:
-        witness.type(b"stty -echo; uptime() { echo since-$((3 * 3)); }\r")
-        witness.read_until(PROMPT)
+        witness.type(b"stty -echo; uptime() { echo since-$((3 * 3)); }; echo set-$((1 + 1))\r")
+        witness.read_until(b"set-2\r\n" + PROMPT)
         answer = desk.sh(scripts[0]).stdout
         assert "-cloud-amd64" in answer
         desk.sh(scripts[1])
-        witness.read_until(b"since-9")
+        witness.read_until(b"since-9\r\n" + PROMPT)
         witness.type(b"stty echo\r")
         witness.read_until(PROMPT)
 
