@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.command
-        return run(arguments)
+        code = run(arguments)
+        command.finish()
     except BridgeError as error:
         print(f"ttybridge: {error}", file=sys.stderr)
         return error.exit_code
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads our output any more (`ttybridge ... | head`).
         command.say_no_more()
         return 1
+    else:
+        return code
 
 
 def _mend_streams() -> None:
@@ -61,6 +64,10 @@ def _mend_streams() -> None:
 
 class _Parser(argparse.ArgumentParser):
     """One line for a wrong command line, as for every other error."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        command.finish()  # of --help and --version
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

@@ -3,6 +3,7 @@
 certificate  * what a certificate says
 credentials    certificates and secrets in files
 protocol     * what is spoken: the face of it, and bytes as they are
+stranger     * what answers in a console's place
 websocket    * RFC 6455 as QEMU speaks it
 dial           connecting
 transport      a socket's bytes, and leaving
