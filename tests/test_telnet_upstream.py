@@ -17,6 +17,7 @@ from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.user import User
+from tests.support.waiting import eventually
 from tests.test_transfer import reach_echo
 
 ANY = st.lists(
@@ -164,7 +165,7 @@ def test_a_reload_turns_telnet_on_and_off(user: User, directory: Path, boot: Boo
     more = settings(directory, vm.url)
     with Bridge(user, directory / "run", *more) as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        assert client.read_exactly(len(QEMU_GREETING)) == QEMU_GREETING
+        eventually(lambda: bridge.status()["bytes"]["from_guest"] == len(QEMU_GREETING))
         settings(directory, vm.url, 'upstream = "telnet"')
         seen = len(bridge.messages)
         done = user.run(["ttybridge", "reload", "--runtime-dir", directory / "run"])

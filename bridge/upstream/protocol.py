@@ -44,8 +44,8 @@ class Speech(Protocol):
     end: End | None
 
     @property
-    def wants(self) -> tuple[str, str]:
-        """What a server that stays silent is not, and the chardev's option that it may lack."""
+    def missing(self) -> str:
+        """What a server that serves us, and then says nothing, lacks; empty where it is nothing."""
 
     def state(self) -> Mapping[str, object]:
         """All that another process needs to go on, as JSON can hold it."""
@@ -65,6 +65,9 @@ class Speech(Protocol):
     def receive_eof(self) -> None:
         """The network's stream is over; ``end`` says what that means."""
 
+    def receive_loss(self, end: End) -> None:
+        """The connection is lost, which is such an ``end``, unless more is known about it."""
+
 
 class Raw:
     """The bytes as they are: a tcp or unix chardev."""
@@ -80,7 +83,7 @@ class Raw:
         return {"open": self.open}
 
     greets = False
-    wants = ("console", "server=on")
+    missing = ""
 
     def __init__(self) -> None:
         self.open = False
@@ -103,3 +106,6 @@ class Raw:
     def receive_eof(self) -> None:
         if self.end is None:
             self.end = End("the connection was closed (the VM is gone)")
+
+    def receive_loss(self, end: End) -> None:
+        self.end = end

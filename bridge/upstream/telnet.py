@@ -37,8 +37,8 @@ class TelnetSpeech:
         return self._below.greets
 
     @property
-    def wants(self) -> tuple[str, str]:
-        return ("telnet", "telnet=on") if self._below.open else self._below.wants
+    def missing(self) -> str:
+        return NO_TELNET if self._below.open else ""
 
     def state(self) -> Mapping[str, object]:
         return {
@@ -95,6 +95,10 @@ class TelnetSpeech:
         self._first = b""
         self.open = True
         return payload
+
+    def receive_loss(self, end: End) -> None:
+        self._below.receive_loss(end)
+        self.end = self._below.end
 
     def receive_eof(self) -> None:
         self._below.receive_eof()

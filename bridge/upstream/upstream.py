@@ -28,7 +28,8 @@ from bridge.console.console import Console
 from bridge.console.states import State
 from bridge.kernel import sockdiag
 from bridge.kernel.listeners import Listeners, Listening, is_local, who_listens
-from bridge.settings.url import UnixAddress
+from bridge.settings.url import UnixAddress, UpstreamUrl
+from bridge.upstream import stranger
 from bridge.upstream.credentials import CredentialError
 from bridge.upstream.dial import DialError
 from bridge.upstream.flood import Flood
@@ -55,10 +56,12 @@ STEADY = 5.0
 HELD = "another client has this console; queued behind it"
 QUEUED = "queued, not served yet"
 UNSEEN = "no answer yet; most likely another client has this console"
-LOCKED = (
-    "nobody has this console, yet nobody is served: QEMU is stopped, or a client that left"
-    " badly has locked it (rescue: 'ttybridge rescue', a byte from the guest, or system_reset)"
+UNSERVED = "nobody has this console, yet nobody is served: QEMU is stopped, or "
+LOCKED = UNSERVED + (
+    "a client that left badly has locked it (rescue: 'ttybridge rescue', a byte from the guest,"
+    " or system_reset)"
 )
+UNREAD = UNSERVED + "the guest has still to read what the last client typed"
 
 
 def delays() -> Iterator[float]:
@@ -124,7 +127,7 @@ class Upstream:
         try:
             connection = self._handed or _Connection(*await self._reach.connect())
         except DialError as error:
-            self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
+            self._tell(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
         except CredentialError as error:
             self._end(End(str(error), Retry.MAYBE))
@@ -152,7 +155,10 @@ class Upstream:
             self._warn("QEMU did not let go in time; the console may be locked")
 
     def _end(self, end: End) -> None:
-        self._console.enter(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
+        self._tell(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
+
+    def _tell(self, state: State, reason: str) -> None:
+        self._console.enter(state, reason + self._reach.url.reminder)
 
     async def _serve(self, connection: "_Connection") -> End:
         """Read until the stream has an end; the two other tasks live as long."""
@@ -193,6 +199,11 @@ class Upstream:
             connection.unfed = connection.unfed[size:]
             self._console.feed(piece)
 
+    def _is_held(self, connection: "_Connection") -> bool:
+        if isinstance(self._address, UnixAddress):
+            return self._listeners.is_held(self._address.path)
+        return connection.held_by_another()
+
     async def _judge_silence(self, connection: "_Connection", reading: trio.CancelScope) -> None:
         """While there is no answer: name the state, and give up on one who will not answer."""
         pause, silence, unheld = FIRST_LOOK, 0.0, 0
@@ -204,13 +215,9 @@ class Upstream:
                 case False:
                     # A look may fall between one client's leaving and the next one's
                     # turn: only the second that finds no holder says something.
-                    held = (
-                        self._listeners.is_held(self._address.path)
-                        if isinstance(self._address, UnixAddress)
-                        else connection.held_by_another()
-                    )
-                    unheld = 0 if held else min(unheld + 1, 2)
-                    self._console.enter(State.BUSY, (HELD, QUEUED, LOCKED)[unheld])
+                    unheld = 0 if self._is_held(connection) else min(unheld + 1, 2)
+                    last = LOCKED if connection.speech.greets else UNREAD
+                    self._console.enter(State.BUSY, (HELD, QUEUED, last)[unheld])
                 case _ if connection.transport.open and not connection.speech.greets:
                     # Nobody says that he serves us; as far as can be seen, he does.
                     connection.speech.open = True
@@ -221,7 +228,7 @@ class Upstream:
                 case _:
                     silence += pause
                     if silence >= SILENCE_LIMIT:
-                        connection.give_up()
+                        connection.give_up(self._reach.url)
                         reading.cancel()
                         return
             pause = NEXT_LOOK
@@ -302,7 +309,7 @@ class _Connection:
         try:
             data = self.transport.read(READ_SIZE)
         except TransportError as error:
-            self.speech.end = error.end
+            self.speech.receive_loss(error.end)
             return b""
         self._full_reads = self._full_reads + 1 if len(data) == READ_SIZE else 0
         payload = b""
@@ -324,14 +331,12 @@ class _Connection:
         """Somebody answers, but not all of it yet: amid TLS's handshake, or before telnet."""
         return self.transport.heard and not (self.transport.open and self.speech.open)
 
-    def give_up(self) -> None:
+    def give_up(self, url: UpstreamUrl) -> None:
         """He has accepted us, and is silent: he is no such server."""
-        what, setting = self.speech.wants if self.transport.open else ("TLS", "tls-creds")
-        self.speech.end = End(
-            f"connected, but no answer in {SILENCE_LIMIT:g} s: no {what} server;"
-            f" has the chardev {setting}?",
-            Retry.NO,
-        )
+        if why := self.speech.missing:
+            self.speech.end = End(why, Retry.NO)
+            return
+        self.speech.end = stranger.silent(SILENCE_LIMIT, url, amid_tls=not self.transport.open)
 
     def accepted(self) -> bool | None:
         """Has the server accepted us, or are we queued?  None if that cannot be seen."""

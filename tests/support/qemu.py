@@ -76,13 +76,13 @@ class Qemu:
         virtio: bool = False,
         telnet: bool = False,
         program: Sequence[str] = ("qemu-system-x86_64",),
-        more: Sequence[str] = (),
         name: str = "vm",
+        more: Sequence[str] = (),
     ) -> None:
         """``tls`` is a directory with the server's certificates.
 
         ``monitor`` puts QEMU's own at the console, which reads whatever it is sent;
-        ``virtio`` a virtio console in place of the UART.
+        ``virtio`` a virtio console in place of the UART; ``more`` are words for QEMU.
         """
         self._directory = directory
         self._user = user
@@ -108,8 +108,8 @@ class Qemu:
             *("-chardev", f"socket,id=c,{kind}{where},server=on,wait=off"),
             *(MONITOR if monitor else VIRTIO if virtio else UART),
             *("-qmp", f"unix:{self.qmp_path},server=on,wait=off"),
-            *more,
             *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
+            *more,
         ]
         if virtio:
             self._command = [
