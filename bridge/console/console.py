@@ -156,6 +156,7 @@ class Console:
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._patience = Patience(scrollback // 2)
+        self._landing = 0  # what all are to have read before more is read upstream
         self._progress = trio.Event()
 
     # Handing over.
@@ -262,17 +263,19 @@ class Console:
 
     async def wait_laggards(self, count: int) -> None:
         """Wait while ``count`` bytes more would overtake a reader that deserves patience."""
-        while (laggards := self._laggards(count)) and (left := self._patience.left(laggards)):
-            began = trio.current_time()
+        self._landing = self.scrollback.end + count - self.scrollback.capacity
+        while left := [self._patience.left(r) for r in self._laggards()]:
+            began, limit = trio.current_time(), min(left)
             self._progress = trio.Event()
-            with trio.move_on_after(left):
+            with trio.move_on_after(limit) as scope:
                 await self._progress.wait()
-            self._patience.spend(laggards, trio.current_time() - began)
+            spent = limit if scope.cancelled_caught else trio.current_time() - began
+            self._patience.spend(self._laggards(), spent)
 
-    def _laggards(self, count: int) -> list[Reader]:
-        """Those whom ``count`` bytes more would overtake."""
-        limit = self.scrollback.end + count - self.scrollback.capacity
-        return [r for r in self.readers if r.position < limit]
+    def _laggards(self) -> list[Reader]:
+        """Those who would be overtaken, and deserve patience."""
+        landing, patience = self._landing, self._patience
+        return [r for r in self.readers if r.position < landing and patience.left(r)]
 
     async def wait_attached(self) -> None:
         """Wait until somebody attaches, or has since the upstream last entered a state."""
@@ -306,8 +309,9 @@ class Console:
         self.progressed()
 
     def progressed(self) -> None:
-        """A reader has caught up somewhat."""
-        self._progress.set()
+        """A reader has caught up somewhat; a PTY does by 10 KB, too often for a task switch."""
+        if not self._progress.is_set() and not self._laggards():
+            self._progress.set()
 
     def catch_up(self, reader: Reader) -> int:
         """Move a reader that was overtaken to what is still held; count and return the loss."""
