@@ -262,7 +262,8 @@ def test_a_record_comes_out_as_it_went_in() -> None:
     read, write = os.pipe()
     bag = Bag()
     record = {"pipe": bag.put(read), "text": bag.put_bytes(b"\0\xff"), "none": bag.put_bytes(b"")}
-    found, again = succession.unpack(succession.pack(record, bag))
+    again = Bag()
+    found = succession.unpack(succession.pack(record, bag), again)
     assert found == record
     assert again.take_bytes(found["text"]) == b"\0\xff"
     assert again.take_bytes(found["none"]) == b""
@@ -305,8 +306,10 @@ def test_a_record_of_another_format_is_refused_and_its_connections_are_left(
     file = succession.pack(record, bag)
     monkeypatch.undo()
     threading.Timer(0.1, theirs.shutdown, [socket.SHUT_WR]).start()
-    with pytest.raises(RecordError, match="format is 0, ours 1"):
-        succession.unpack(file)
+    found = Bag()
+    with pytest.raises(RecordError, match="format is 0, ours 2"):
+        succession.unpack(file, found)
+    succession.close(found)
     theirs.settimeout(5)
     assert theirs.recv(1) == b""  # left: the end of the stream, not a reset
     theirs.close()
@@ -320,4 +323,4 @@ def test_junk_is_no_record(junk: bytes) -> None:
     file = os.memfd_create("junk")
     os.write(file, junk)
     with pytest.raises(RecordError):
-        succession.unpack(file)
+        succession.unpack(file, Bag())

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.base.errors import StartError
+from bridge.base.errors import BridgeError, StartError
 from bridge.commands import common as command
 from bridge.service import messages
 
@@ -65,6 +65,17 @@ def _service_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from bridge.service import heritage
+
+    try:
+        plan = _plan(arguments)
+    except BridgeError:
+        heritage.decline()
+        raise
+    return _serve(plan, arguments)
+
+
+def _plan(arguments: argparse.Namespace) -> "Plan":
     from bridge.service.daemon import Plan
     from bridge.settings import config
 
@@ -82,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         [*given, *filed.consoles], raw=arguments.raw, telnet=arguments.telnet
     )
     config.check_unique(consoles, filed.service)
-    return _serve(Plan(consoles, filed, read if file is not None else None), arguments)
+    return Plan(consoles, filed, read if file is not None else None)
 
 
 def _read(file: Path | None, *, discover: bool) -> "Configuration":

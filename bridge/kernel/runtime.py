@@ -69,11 +69,15 @@ def holder(directory: Path) -> int | None:
 
 
 class RuntimeDirectory:
-    """The directory, made, locked and swept; or, with ``lock``, taken over as it is."""
+    """The directory, made, locked and swept; or, with ``lock``, taken over as it is.
 
-    def __init__(self, path: Path, lock: int | None = None) -> None:
+    With ``inherited`` somebody may listen yet at the sockets there, who then takes them over.
+    """
+
+    def __init__(self, path: Path, lock: int | None = None, *, inherited: bool = False) -> None:
         self.path = path
         self._handed_over = lock
+        self._inherited = inherited
 
     def __enter__(self) -> Self:
         if self._handed_over is not None:
@@ -148,6 +152,8 @@ class RuntimeDirectory:
             for entry in self.path.iterdir():
                 if entry.is_symlink() and os.readlink(entry).startswith("/dev/pts/"):
                     entry.unlink()
+            if self._inherited:
+                return
             self.remove_control()
             for entry in (self.path / UNIX).glob("*"):
                 if entry.is_socket():

@@ -5,22 +5,24 @@ The end is either that everything is left and closed, or that a new process goes
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
-from bridge.base.handover import Bag, Ending, Left
+from bridge.base.handover import Bag, Ending, Record
 from bridge.console.states import State
 from bridge.kernel import succession
 from bridge.service.bridged import Place
 from bridge.service.control import Control
 from bridge.service.demo import ConsoleServer
+from bridge.service.heritage import Heritage
 from bridge.service.opening import open_service
 from bridge.service.service import Service
 from bridge.settings.config import Configuration, ConsoleSettings
 from bridge.systemd import notify as systemd
+from bridge.systemd.keeping import Heir
 from bridge.systemd.supervision import Supervision
 
 
@@ -47,44 +49,88 @@ def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) ->
 
 
 async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) -> None:
-    left = succession.inherit()
+    heritage = await Heritage.claim()
     supervision = Supervision(systemd.notifier())
-    with (
+    with ExitStack() as stack:
+        try:
+            service, control = _open(stack, plan, directory, heritage, supervision.changed)
+        except Exception as error:
+            if heritage.part("service") is None:
+                raise
+            await heritage.renounce(error)  # whatever it is: QEMU must be left
+        heritage.accept()
+        if plan.server is not None:
+            service.tied = "the built-in console lives in this process"
+        await _serve(plan, service, control, supervision, heritage, announce)
+        if heritage.store is not None and service.ending is Ending.LEAVE:
+            stack.close()
+            await heritage.store.end()
+
+
+def _open(
+    stack: ExitStack,
+    plan: Plan,
+    directory: Path,
+    heritage: Heritage,
+    changed: Callable[[], None],
+) -> tuple[Service, Control]:
+    service = stack.enter_context(
         open_service(
             plan.consoles,
             directory,
             filed=plan.filed,
             reread=plan.reread,
-            changed=supervision.changed,
-            left=_part(left, "service"),
-        ) as service,
-        closing(Control(service, _part(left, "control"))) as control,
-    ):
-        if left is not None:
-            succession.close(left[1])  # what nobody took
+            changed=changed,
+            left=heritage.part("service"),
+            lock=heritage.descriptor("lock"),
+            keeper=heritage.keeper,
+        )
+    )
+    control = Control(service, heritage.part("control"), heritage.keeper)
+    return service, stack.enter_context(closing(control))
+
+
+async def _serve(
+    plan: Plan,
+    service: Service,
+    control: Control,
+    supervision: Supervision,
+    heritage: Heritage,
+    announce: Callable[[list[Place]], None],
+) -> None:
+    store = heritage.store
+
+    def describe(bag: Bag) -> Record:
+        return {"service": service.state(bag), "control": control.state(bag), "lock": None}
+
+    def ready() -> None:
+        if heritage.part("service") is None:
+            announce(service.places)
+        supervision.ready()
+
+    if store is not None:
+        store.sketch(describe)  # in place of a whole one, which is used up
+        service.restarting = store.restarting
+    async with trio.open_nursery() as nursery:
         if plan.server is not None:
-            service.tied = "the built-in console lives in this process"
-
-        def ready() -> None:
-            if left is None:
-                announce(service.places)
-            supervision.ready()
-
-        async with trio.open_nursery() as nursery:
-            if plan.server is not None:
-                nursery.start_soon(plan.server.run)
-            nursery.start_soon(control.run)
-            nursery.start_soon(service.lag.run)
-            nursery.start_soon(supervision.run, lambda: _count_states(service))
-            await service.run(ready)
-            nursery.cancel_scope.cancel()
-        if service.ending is Ending.HAND_OVER:
-            bag = Bag()
-            succession.become({"service": service.state(bag), "control": control.state(bag)}, bag)
-
-
-def _part(left: Left | None, name: str) -> Left | None:
-    return (left[0][name], left[1]) if left is not None else None
+            nursery.start_soon(plan.server.run)
+        if store is not None:
+            nursery.start_soon(store.run, describe)
+        nursery.start_soon(control.run)
+        nursery.start_soon(service.lag.run)
+        nursery.start_soon(supervision.run, lambda: _count_states(service))
+        await service.run(ready)
+        nursery.cancel_scope.cancel()
+    if service.ending is not Ending.HAND_OVER:
+        return
+    if store is not None and service.heir is Heir.SYSTEMD:
+        await store.hand_over(describe)
+        return
+    bag = Bag()
+    if store is not None:
+        await store.settle()
+        bag.kept = store.names
+    succession.become(describe(bag) | {"lock": bag.put(service.runtime.lock)}, bag)
 
 
 def _count_states(service: Service) -> Counter[State]:

@@ -34,8 +34,9 @@ RECORD = "state"
 class Rank(enum.IntEnum):
     """Who goes first where the store is too small for all."""
 
-    VITAL = 0  # the record, PTYs, upstreams, listeners: few, and everybody's
-    CLIENT = 1  # a connection of one
+    VITAL = 0  # the record, upstreams, PTYs: nothing takes their place
+    LISTENER = 1  # the next process may bind it anew
+    CLIENT = 2  # a connection of one
 
 
 @dataclass(slots=True)
@@ -84,6 +85,10 @@ class Store:
     def left_out(self) -> int:
         """How many descriptors will not outlive us, as they are beyond the limit."""
         return len(self._left_out)
+
+    def has(self, name: str) -> bool:
+        """Has the manager been given it?"""
+        return name in self._there and name not in self._to_remove
 
     def put(self, name: str, fd: int, rank: Rank = Rank.VITAL) -> None:
         """Have ``fd`` kept under ``name``, in place of what had the name before."""
@@ -154,9 +159,10 @@ class Store:
             self._warn = None  # once
 
     def _make_room(self, rank: Rank) -> bool:
-        """Leave out the newest of those that yield to ``rank``."""
-        yielding = next((e for e in reversed(self._kept.values()) if e.rank > rank), None)
-        if yielding is None:
+        """Leave out the newest of those that yield first to ``rank``."""
+        newest_first = reversed(self._kept.values())
+        yielding = max(newest_first, key=lambda entry: entry.rank, default=None)
+        if yielding is None or yielding.rank <= rank:
             return False
         self._forget(yielding.name)
         self._leave_out(yielding)
