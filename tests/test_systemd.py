@@ -8,16 +8,25 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from bridge.commands.client import Client as Control
+from tests.conftest import Boot
+from tests.support.qemu import Qemu
 from tests.support.systemd import UNIT, UserManager
+from tests.support.terminal import Terminal
 from tests.support.user import User, share
 from tests.support.waiting import eventually
+from tests.support.witness import Witness
 
 KEEPER = Path(__file__).parent / "support" / "keeper.py"
 URL = "ws://127.0.0.1:1"  # nobody listens there
@@ -45,6 +54,13 @@ def install(manager: UserManager, *words: str) -> str:
 
 def active(manager: UserManager) -> str:
     return manager.show("ActiveState")
+
+
+def kill(manager: UserManager) -> None:
+    """Have the service die, and systemd start it again."""
+    pid = manager.pid()
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: manager.pid() not in {0, pid} and active(manager) == "active")
 
 
 def test_install_now_runs_it_and_uninstall_ends_it(manager: UserManager) -> None:
@@ -130,9 +146,7 @@ def test_what_does_not_mend_itself_is_not_tried_again(
 
 def test_one_that_is_killed_is_started_again(manager: UserManager) -> None:
     install(manager, "--now")
-    pid = manager.pid()
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: manager.pid() not in {0, pid} and active(manager) == "active")
+    kill(manager)
     assert manager.show("NRestarts") == "1"
 
 
@@ -280,3 +294,93 @@ def test_thousands_outlive_a_restart(
         last = keeper.reports[-1]
         assert (last["generation"], last["came"], last["wrong"]) == (generation, 5000, 0)
     figure("restart with 5,000 descriptors kept", seconds)
+
+
+class Desk:
+    """A flooding VM's console with screen, telnet and a raw client at it; a context."""
+
+    def __init__(self, manager: UserManager, boot: Boot) -> None:
+        self.manager = manager
+        self._stack = ExitStack()
+        self.vm: Qemu = boot("flood")
+        configure(manager, f'[consoles.vm]\nurl = "{self.vm.url}"\n')
+        install(manager, "--now")
+        eventually(lambda: self.status()["state"] == "ONLINE", what="ONLINE")
+
+    def __enter__(self) -> Self:
+        place = self.status()
+        enter = self._stack.enter_context
+        self.pty = place["pty"]
+        log = self.manager.home / "screen.log"
+        enter(
+            Terminal(
+                self.manager.user,
+                self.manager.home,
+                f"screen -L -Logfile {log} {self.pty}",
+            )
+        )
+        eventually(log.exists)
+        tail = enter(
+            subprocess.Popen(["tail", "-c", "+1", "-f", log], stdout=subprocess.PIPE, bufsize=0)
+        )
+        assert tail.stdout is not None
+        self._stack.callback(tail.kill)
+        self.raw = enter(_connect(place["raw"]))
+        telnet = enter(_connect(place["telnet"]))
+        fds = [tail.stdout.fileno(), self.raw.fileno(), telnet.fileno()]
+        self.witnesses = [Witness(fd) for fd in fds]
+        for witness in self.witnesses:
+            witness.__enter__()
+        eventually(lambda: len(self.status()["attachments"]) == 3)
+        self.wait_lines()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def status(self) -> dict[str, Any]:
+        with Control(self.manager.runtime / "ttybridge") as control:
+            console: dict[str, Any] = control.ask("status")["consoles"][0]
+            return console
+
+    def wait_lines(self, count: int = 500) -> None:
+        """Wait until each client has so many more."""
+        for witness, lines in [(w, w.lines) for w in self.witnesses]:
+            eventually(partial(witness.has_read, lines + count))
+
+
+def _connect(address: str) -> socket.socket:
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)))
+
+
+def test_a_restart_is_noticed_by_nobody(manager: UserManager, boot: Boot, repetitions: int) -> None:
+    with Desk(manager, boot) as desk:
+        for number in range(repetitions):
+            pid = manager.pid()
+            manager.systemctl("restart", UNIT)
+            assert manager.pid() != pid
+            desk.wait_lines()
+            assert [w.wrong for w in desk.witnesses] == [[], [], []], number
+            assert not any(w.ended for w in desk.witnesses)
+        status = desk.status()
+        assert len(status["attachments"]) == 3
+        assert (status["bytes"]["skipped"], status["connections"]) == (0, 1)
+        assert status["pty"] == desk.pty
+    manager.systemctl("stop", UNIT)
+    assert manager.show("NFileDescriptorStore") == "0"
+    eventually(lambda: not desk.vm.connected(), limit=2)
+
+
+def test_a_death_leaves_qemu_and_the_clients_stay(
+    manager: UserManager, boot: Boot, repetitions: int
+) -> None:
+    with Desk(manager, boot) as desk:
+        for number in range(repetitions):
+            kill(manager)
+            desk.wait_lines()
+            assert not any(w.ended for w in desk.witnesses), number
+            status = desk.status()
+            assert status["state"] == "ONLINE"
+            assert len(status["attachments"]) == 3
+            assert status["pty"] == desk.pty
