@@ -10,6 +10,7 @@ import subprocess
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -275,3 +276,94 @@ def test_junk_is_no_record(junk: bytes) -> None:
     os.write(file, junk)
     with pytest.raises(RecordError):
         succession.unpack(file, Bag())
+
+
+class Passed:
+    """A connection to a console's server that is passed to a new service; a context."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.settimeout(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.theirs.close()
+
+    def popen(self, user: User, record: object, *command: str | Path) -> "subprocess.Popen[bytes]":
+        """Start a service that is left the connection, and ``record`` about it."""
+        bag = Bag()
+        bag.put(self.ours.fileno(), upstream=True)
+        file = succession.pack(record, bag)  # type: ignore[arg-type]
+        process = user.popen(
+            ["ttybridge", *command],
+            {succession.VARIABLE: str(file)},
+            pass_fds=[file, self.ours.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.close(file)
+        self.ours.close()
+        return process
+
+    def wait_left(self) -> None:
+        """Wait for the end of the stream, which is not the end of the connection."""
+        assert self.theirs.recv(1) == b""
+        self.theirs.sendall(b"last words")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"service": {"directory": "/elsewhere"}}, "it is of the runtime directory /elsewhere"),
+        ({"service": {}}, "KeyError: 'directory'"),
+        (1, "it cannot be read"),
+    ],
+    ids=["other", "incomplete", "nonsense"],
+)
+def test_what_cannot_be_used_is_said_and_left_and_all_begins_anew(
+    user: User, directory: Path, record: object, reason: str
+) -> None:
+    run = directory / "run"
+    if isinstance(record, dict):
+        record |= {"lock": None, "control": None}
+    with Passed() as passed:
+        words = ["run", "vm=ws://127.0.0.1:9", "--json", "--runtime-dir", str(run)]
+        with passed.popen(user, record, *words) as process:
+            passed.wait_left()
+            passed.theirs.shutdown(socket.SHUT_WR)
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["name"] == "vm"
+            assert pid_of(run) == process.pid
+            process.terminate()
+            _, said = process.communicate(timeout=20)
+    first, *others = said.decode().splitlines()
+    assert first == (
+        f"what the service before has left is not used, and everything begins anew: {reason}"
+    )
+    assert not [line for line in others if not line.startswith("vm: ")], others
+
+
+def test_a_configuration_that_is_bad_by_then_leaves_too(user: User, directory: Path) -> None:
+    config = directory / "config.toml"
+    config.write_text("nonsense")
+    config.chmod(0o644)
+    with Passed() as passed, passed.popen(user, {}, "run", "--config", config) as process:
+        passed.wait_left()
+        passed.theirs.shutdown(socket.SHUT_WR)
+        assert process.wait(20) == 78
+
+
+def test_nothing_is_handed_over_to_one_that_would_not_start(user: User, directory: Path) -> None:
+    config = directory / "config.toml"
+    config.write_text('[consoles.vm]\nurl = "ws://127.0.0.1:9"\n')
+    config.chmod(0o644)
+    run = directory / "run"
+    with Bridge(user, run, "--config", str(config)) as bridge:
+        bridge.places  # noqa: B018
+        config.write_text("nonsense")
+        done = user.run(["ttybridge", "reload", "--exec", "--runtime-dir", run])
+        assert (done.returncode, str(config) in done.stderr) == (78, True), done.stderr
+        assert pid_of(run) == bridge.process.pid
+        assert bridge.status()["name"] == "vm"

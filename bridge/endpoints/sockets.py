@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,10 @@ def adopt_listener(left: Left) -> socket.socket:
 
 
 def close(closing: socket.socket | trio.socket.SocketType, keeper: Keeper) -> None:
-    """Close a socket that ``keeper`` was told of."""
+    """Close a socket that ``keeper`` was told of, who may take a while to close his copy."""
     keeper.release(closing.fileno())
+    with suppress(OSError):  # gone already
+        closing.shutdown(socket.SHUT_RDWR)
     closing.close()
 
 
@@ -214,7 +217,8 @@ def listen_tcp(port: int) -> socket.socket:
 
 
 def listen_unix(path: str) -> socket.socket:
-    """Listen on a socket file of mode 0600 at ``path``; raises OSError."""
+    """Listen on a socket file of mode 0600 at ``path``, in place of a stale one; raises OSError."""
+    Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)  # the mode must be right when the name appears
     try:

@@ -40,6 +40,7 @@ from bridge.endpoints.sockets import (
 )
 from bridge.endpoints.wsserver import (
     HEAD_END,
+    IDLE,
     MAX_HEAD,
     Door,
     Handshake,
@@ -234,8 +235,7 @@ class WebSocketEndpoint:
         finally:
             if session.attachment.over:
                 self._sessions.remove(session)
-                self._keeper.release(session.channel.fd)
-                session.close()
+                session.close(self._keeper)
 
     async def _hear(self, client: trio.socket.SocketType) -> "_Session | None":
         """Hear one request out; answer it, if it is not to be a websocket."""
@@ -332,19 +332,19 @@ class _Session:
         with self.channel.scope:
             await self.attachment.run()
 
-    def close(self) -> None:
+    def close(self, keeper: Keeper) -> None:
         """End the connection, with a close frame if there was none and it can go at once."""
         if self.channel.whole and (farewell := self.codec.farewell()):
             with contextlib.suppress(OSError):  # full, or gone: then without
                 os.write(self.channel.fd, farewell)
-        self.channel.client.close()
+        close(self.channel.client, keeper)
 
     def state(self, bag: Bag) -> Record:
         return {
             "name": self.name,
             "client": bag.put(self.channel.fd),
             "whole": self.channel.whole,
-            "codec": self.codec.state(),
+            "codec": self.codec.state() if bag.whole else IDLE,
             "attachment": self.attachment.state(bag),
         }
 

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Ending, Record
 from bridge.console.states import State
 from bridge.kernel import succession
@@ -55,16 +57,16 @@ async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], No
         try:
             service, control = _open(stack, plan, directory, heritage, supervision.changed)
         except Exception as error:
-            if heritage.part("service") is None:
+            if not heritage:
                 raise
             await heritage.renounce(error)  # whatever it is: QEMU must be left
         heritage.accept()
-        if plan.server is not None:
-            service.tied = "the built-in console lives in this process"
-        await _serve(plan, service, control, supervision, heritage, announce)
-        if heritage.store is not None and service.ending is Ending.LEAVE:
-            stack.close()
-            await heritage.store.end()
+        daemon = _Daemon(plan, heritage, service, control, supervision)
+        await daemon.serve(announce)
+        if service.ending is Ending.HAND_OVER:
+            await daemon.hand_over()
+    if heritage.store is not None and service.ending is Ending.LEAVE:
+        await heritage.store.end()
 
 
 def _open(
@@ -90,47 +92,63 @@ def _open(
     return service, stack.enter_context(closing(control))
 
 
-async def _serve(
-    plan: Plan,
-    service: Service,
-    control: Control,
-    supervision: Supervision,
-    heritage: Heritage,
-    announce: Callable[[list[Place]], None],
-) -> None:
-    store = heritage.store
+@dataclass(frozen=True, slots=True)
+class _Daemon:
+    """Everything, bound."""
 
-    def describe(bag: Bag) -> Record:
-        return {"service": service.state(bag), "control": control.state(bag), "lock": None}
+    plan: Plan
+    heritage: Heritage
+    service: Service
+    control: Control
+    supervision: Supervision
 
-    def ready() -> None:
-        if heritage.part("service") is None:
-            announce(service.places)
-        supervision.ready()
+    async def serve(self, announce: Callable[[list[Place]], None]) -> None:
+        service, store = self.service, self.heritage.store
 
-    if store is not None:
-        store.sketch(describe)  # in place of a whole one, which is used up
-        service.restarting = store.restarting
-    async with trio.open_nursery() as nursery:
-        if plan.server is not None:
-            nursery.start_soon(plan.server.run)
+        def ready() -> None:
+            if not self.heritage:
+                announce(service.places)
+            self.supervision.ready()
+            if self.heritage.stored and self.plan.reread is not None:
+                nursery.start_soon(partial(service.reload_and_say, nothing=False))
+
+        async with trio.open_nursery() as nursery:
+            if self.plan.server is not None:
+                service.tied = "the built-in console lives in this process"
+                nursery.start_soon(self.plan.server.run)
+            if store is not None:
+                service.restarting = store.restarting
+                store.sketch(self.describe)  # in place of a whole one, which is used up
+                nursery.start_soon(store.run, self.describe)
+            nursery.start_soon(self.control.run)
+            nursery.start_soon(service.lag.run)
+            nursery.start_soon(self.supervision.run, lambda: _count_states(service))
+            await service.run(ready)
+            nursery.cancel_scope.cancel()
+
+    async def hand_over(self) -> None:
+        """Returns if the next process is another one."""
+        store = self.heritage.store
+        if store is not None and self.service.heir is Heir.SYSTEMD:
+            await store.hand_over(self.describe)
+            return
+        bag = Bag()
         if store is not None:
-            nursery.start_soon(store.run, describe)
-        nursery.start_soon(control.run)
-        nursery.start_soon(service.lag.run)
-        nursery.start_soon(supervision.run, lambda: _count_states(service))
-        await service.run(ready)
-        nursery.cancel_scope.cancel()
-    if service.ending is not Ending.HAND_OVER:
-        return
-    if store is not None and service.heir is Heir.SYSTEMD:
-        await store.hand_over(describe)
-        return
-    bag = Bag()
-    if store is not None:
-        await store.settle()
-        bag.kept = store.names
-    succession.become(describe(bag) | {"lock": bag.put(service.runtime.lock)}, bag)
+            await store.settle()
+            bag.kept = store.names
+        lock = bag.put(self.service.runtime.lock)
+        try:
+            succession.become(self.describe(bag) | {"lock": lock}, bag)
+        except StartError:
+            self.service.ending = Ending.LEAVE  # nobody goes on: everything is closed
+            raise
+
+    def describe(self, bag: Bag) -> Record:
+        return {
+            "service": self.service.state(bag),
+            "control": self.control.state(bag),
+            "lock": None,
+        }
 
 
 def _count_states(service: Service) -> Counter[State]:

@@ -28,6 +28,8 @@ class Heritage:
 
     def __init__(self, record: Record | None, bag: Bag, store: StoreKeeper | None) -> None:
         self.store = store
+        self.stored = False
+        """It comes from another process than what ours was."""
         self._record, self._bag = record, bag
         self._connections: list[int] = []
         """To all QEMUs, once more: whoever has taken one may fail."""
@@ -50,6 +52,7 @@ class Heritage:
             except RecordError as error:
                 _say(error)
         self = cls(record, bag, store)
+        self.stored = bool(stored) and record is not None
         if record is None:
             self._close()
         elif not bag.whole:
@@ -57,6 +60,9 @@ class Heritage:
         else:
             self._connections += [os.dup(bag.fds[n]) for n in bag.upstreams & bag.fds.keys()]
         return self
+
+    def __bool__(self) -> bool:
+        return self._record is not None
 
     @property
     def keeper(self) -> Keeper:

@@ -55,6 +55,7 @@ def open_service(
         if left is not None:
             given = [settings for settings in consoles if settings.name not in own]
             service.restore(*left, given)
+            runtime.sweep_sockets({place.name for place in service.places if place.unix})
         else:
             for settings in consoles:
                 filed_as = own.get(settings.name)

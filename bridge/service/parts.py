@@ -185,7 +185,7 @@ class Workshop:
             reason = os.strerror(error.errno or 0)
             why = "is in use by another program" if taken else f"cannot be used: {reason}"
             raise StartError(f"{self._console.name}: port {LOOPBACK}:{port} {why}") from error
-        codecs = Codecs(Telnet.server, Telnet.restore) if manners.kind is Kind.TELNET else None
+        codecs = self._telnet() if manners.kind is Kind.TELNET else None
         address = "{}:{}".format(*listener.getsockname())
         return self._part(port, self._socket(listener, address, manners, codecs), left)
 
@@ -198,6 +198,10 @@ class Workshop:
             reason = error.strerror or str(error)
             raise StartError(f"{self._console.name}: no Unix socket: {reason}") from error
         return self._part(True, self._socket(listener, path, manners), left)
+
+    def _telnet(self) -> Codecs:
+        changed = self._common.keeper.changed
+        return Codecs(partial(Telnet.server, changed), partial(Telnet.restore, changed=changed))
 
     def _socket(
         self, listener: socket.socket, address: str, manners: Manners, codecs: Codecs | None = None

@@ -130,7 +130,7 @@ class Service:
             elif number != signal.SIGHUP or closed:
                 self._stop()
             else:
-                nursery.start_soon(self._reload_and_say)
+                nursery.start_soon(self.reload_and_say)
 
     async def _hand_over_or_stop(self, restarting: Callable[[], Awaitable[bool]]) -> None:
         if await restarting():
@@ -143,13 +143,15 @@ class Service:
         except BridgeError as error:
             log.warning("%s", error)
 
-    async def _reload_and_say(self) -> None:
+    async def reload_and_say(self, *, nothing: bool = True) -> None:
+        """``nothing``: even if nothing has changed."""
         try:
             done = await self.reload()
         except BridgeError as error:
             log.error("not reloaded: %s", error)  # noqa: TRY400 (the line says it all)
             return
-        log.info("reloaded: %s", done)
+        if nothing or done != Reloaded([], [], []):
+            log.info("reloaded: %s", done)
 
     def add(self, settings: ConsoleSettings) -> None:
         """Bring in one more console; raises UsageError or StartError."""
@@ -181,6 +183,7 @@ class Service:
             running = self._find(name)
             running.scope.cancel()
         await running.ended.wait()
+        await self._common.keeper.settle()
 
     async def reload(self) -> Reloaded:
         """Read the configuration file again; raises ConfigError, and nothing has changed.
@@ -211,6 +214,7 @@ class Service:
                 nursery.start_soon(mine[name].end)
             for name in plan.changed:
                 nursery.start_soon(mine[name].bridged.let_go, plan.wanted[name])
+        await self._common.keeper.settle()
         self._check_lasting()
         done = Reloaded(
             sorted(plan.added), sorted(plan.removed), sorted(plan.changed | plan.replaced)

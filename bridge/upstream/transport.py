@@ -7,6 +7,7 @@ never block and never switch tasks, ``flush`` is a task, ``leave`` the only way 
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -63,6 +64,8 @@ class Transport:
     def close(self) -> None:
         """Close it, just so."""
         self._keeper.release(self.socket.fileno())
+        with suppress(OSError):  # gone already
+            self.socket.shutdown(socket.SHUT_WR)
         self.socket.close()
 
     @property
