@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,9 @@ import pytest
 
 from bridge.commands.client import Client as Control
 from tests.conftest import Boot
+from tests.support.certificates import Authority
+from tests.support.client import Client
+from tests.support.fake import Fake
 from tests.support.qemu import Qemu
 from tests.support.systemd import UNIT, UserManager
 from tests.support.terminal import Terminal
@@ -296,91 +298,235 @@ def test_thousands_outlive_a_restart(
     figure("restart with 5,000 descriptors kept", seconds)
 
 
+@pytest.fixture
+def lives(request: pytest.FixtureRequest) -> int:
+    """How often the service is restarted, or dies, under those who use it."""
+    return 5 if request.config.getoption("--long") else 1
+
+
 class Desk:
-    """A flooding VM's console with screen, telnet and a raw client at it; a context."""
+    """A console of a flooding VM, with screen, telnet and a raw client at it; a context."""
 
     def __init__(self, manager: UserManager, boot: Boot) -> None:
         self.manager = manager
         self._stack = ExitStack()
         self.vm: Qemu = boot("flood")
-        configure(manager, f'[consoles.vm]\nurl = "{self.vm.url}"\n')
-        install(manager, "--now")
-        eventually(lambda: self.status()["state"] == "ONLINE", what="ONLINE")
+        serve(manager, self.vm.url)
+        wait_state(manager, "ONLINE")
 
     def __enter__(self) -> Self:
-        place = self.status()
-        enter = self._stack.enter_context
-        self.pty = place["pty"]
-        log = self.manager.home / "screen.log"
-        enter(
-            Terminal(
-                self.manager.user,
-                self.manager.home,
-                f"screen -L -Logfile {log} {self.pty}",
-            )
-        )
+        enter, home = self._stack.enter_context, self.manager.home
+        place = status(self.manager)
+        self.pty: str = place["pty"]
+        log = home / "screen.log"
+        enter(Terminal(self.manager.user, home, f"screen -L -Logfile {log} {self.pty}"))
         eventually(log.exists)
+        # The screen's log has every byte that it was given.
         tail = enter(
             subprocess.Popen(["tail", "-c", "+1", "-f", log], stdout=subprocess.PIPE, bufsize=0)
         )
-        assert tail.stdout is not None
         self._stack.callback(tail.kill)
-        self.raw = enter(_connect(place["raw"]))
-        telnet = enter(_connect(place["telnet"]))
-        fds = [tail.stdout.fileno(), self.raw.fileno(), telnet.fileno()]
+        assert tail.stdout is not None
+        clients = [enter(connect(place[kind])).socket for kind in ("raw", "telnet")]
+        for client in clients:
+            client.settimeout(None)  # a witness reads the descriptor
+        fds = [tail.stdout.fileno(), *(client.fileno() for client in clients)]
         self.witnesses = [Witness(fd) for fd in fds]
         for witness in self.witnesses:
             witness.__enter__()
-        eventually(lambda: len(self.status()["attachments"]) == 3)
+        wait_attached(self.manager, 3)
         self.wait_lines()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def status(self) -> dict[str, Any]:
-        with Control(self.manager.runtime / "ttybridge") as control:
-            console: dict[str, Any] = control.ask("status")["consoles"][0]
-            return console
-
     def wait_lines(self, count: int = 500) -> None:
         """Wait until each client has so many more."""
         for witness, lines in [(w, w.lines) for w in self.witnesses]:
             eventually(partial(witness.has_read, lines + count))
+        assert not any(witness.ended for witness in self.witnesses)
 
 
-def _connect(address: str) -> socket.socket:
+def serve(manager: UserManager, url: str, more: str = "") -> None:
+    """Have the service run with one console."""
+    configure(manager, f'[consoles.vm]\nurl = "{url}"\n{more}')
+    install(manager, "--now")
+
+
+def ask(manager: UserManager, do: str = "status", **fields: object) -> dict[str, Any]:
+    with Control(manager.runtime / "ttybridge") as control:
+        answer: dict[str, Any] = control.ask(do, **fields)
+        return answer
+
+
+def status(manager: UserManager) -> dict[str, Any]:
+    """Of the first console."""
+    console: dict[str, Any] = ask(manager)["consoles"][0]
+    return console
+
+
+def wait_state(manager: UserManager, state: str) -> None:
+    eventually(lambda: status(manager)["state"] == state, what=state)
+
+
+def wait_attached(manager: UserManager, count: int) -> None:
+    eventually(lambda: len(status(manager)["attachments"]) == count, what="attachments")
+
+
+def stored(manager: UserManager) -> int:
+    return int(manager.show("NFileDescriptorStore"))
+
+
+def connect(address: str) -> Client:
     host, port = address.rsplit(":", 1)
-    return socket.create_connection((host, int(port)))
+    return Client((host, int(port)))
 
 
-def test_a_restart_is_noticed_by_nobody(manager: UserManager, boot: Boot, repetitions: int) -> None:
+def test_a_restart_is_noticed_by_nobody(manager: UserManager, boot: Boot, lives: int) -> None:
     with Desk(manager, boot) as desk:
-        for number in range(repetitions):
+        for number in range(lives):
             pid = manager.pid()
             manager.systemctl("restart", UNIT)
             assert manager.pid() != pid
             desk.wait_lines()
             assert [w.wrong for w in desk.witnesses] == [[], [], []], number
-            assert not any(w.ended for w in desk.witnesses)
-        status = desk.status()
-        assert len(status["attachments"]) == 3
-        assert (status["bytes"]["skipped"], status["connections"]) == (0, 1)
-        assert status["pty"] == desk.pty
-    manager.systemctl("stop", UNIT)
-    assert manager.show("NFileDescriptorStore") == "0"
+        wait_attached(manager, 3)
+        now = status(manager)
+        assert (now["bytes"]["skipped"], now["connections"]) == (0, 1)
+        assert now["pty"] == desk.pty
+        manager.systemctl("stop", UNIT)
+    assert stored(manager) == 0
     eventually(lambda: not desk.vm.connected(), limit=2)
 
 
 def test_a_death_leaves_qemu_and_the_clients_stay(
-    manager: UserManager, boot: Boot, repetitions: int
+    manager: UserManager, boot: Boot, lives: int
 ) -> None:
     with Desk(manager, boot) as desk:
-        for number in range(repetitions):
+        for _ in range(lives):
             kill(manager)
             desk.wait_lines()
-            assert not any(w.ended for w in desk.witnesses), number
-            status = desk.status()
-            assert status["state"] == "ONLINE"
-            assert len(status["attachments"]) == 3
-            assert status["pty"] == desk.pty
+            wait_attached(manager, 3)
+            now = status(manager)
+            assert (now["state"], now["pty"]) == ("ONLINE", desk.pty)
+
+
+def test_a_death_is_said_and_telnet_goes_on_as_agreed(manager: UserManager) -> None:
+    with Fake("echo") as vm:
+        serve(manager, vm.url)
+        wait_state(manager, "ONLINE")
+        with connect(status(manager)["telnet"]) as client:
+            client.read_until(b"\xff\xfd\x00")  # the greeting ends with DO BINARY
+            client.type(b"\xff\xfd\x00\xff\xfb\x00x\r?")  # DO and WILL BINARY
+            client.read_until(b"x\r?")
+            kill(manager)
+            client.read_until(b"\n[ttybridge: vm: the service has died; output may be missing]\r\n")
+            wait_state(manager, "ONLINE")
+            client.type(b"y\r\xff\xff!")
+            client.read_until(b"y\r\xff\xff!")
+
+
+def test_what_is_neither_stop_nor_restart_leaves(manager: UserManager, boot: Boot) -> None:
+    vm = boot("flood")
+    serve(manager, vm.url)
+    wait_state(manager, "ONLINE")
+    assert stored(manager) == 6  # record, control, upstream, PTY, raw, telnet
+    os.kill(manager.pid(), signal.SIGTERM)
+    eventually(lambda: active(manager) == "inactive")
+    assert stored(manager) == 0
+    eventually(lambda: not vm.connected(), limit=2)
+
+
+def test_consoles_from_everywhere_outlive_both(manager: UserManager, base: Path) -> None:
+    """From the command line, from the file, and added; as it is now, where that has changed."""
+    with Fake("echo") as vm:
+        configure(manager, f'[consoles.filed]\nurl = "{vm.url}"\n')
+        install(manager)
+        command = f"{base}/venv/bin/ttybridge run --config %h/.config/ttybridge/config.toml"
+        manager.drop_in(f"[Service]\nExecStart=\nExecStart={command} given={URL}\n")
+        manager.systemctl("start", UNIT)
+        ask(manager, "add", name="added", settings={"url": URL, "unix": True})
+        before = places(manager)
+        assert set(before) == {"given", "filed", "added"}
+        again: list[Callable[[], object]] = [
+            lambda: manager.systemctl("restart", UNIT),
+            lambda: kill(manager),
+            lambda: ask(manager, "exec"),
+            lambda: kill(manager),
+        ]
+        for end in again:
+            end()
+            assert places(manager) == before
+        configure(manager, f'[consoles.other]\nurl = "{URL}"\n')
+        manager.drop_in(f"[Service]\nExecStart=\nExecStart={command} argument={URL}\n")
+        manager.systemctl("restart", UNIT)
+        eventually(lambda: set(places(manager)) == {"argument", "added", "other"})
+        assert places(manager)["added"] == before["added"]
+
+
+def places(manager: UserManager) -> dict[str, tuple[str, ...]]:
+    """Where each console is."""
+    return {
+        console["name"]: tuple(console[kind] for kind in ("pty", "raw", "telnet", "unix"))
+        for console in ask(manager)["consoles"]
+    }
+
+
+def test_a_connection_with_tls_is_left_and_made_anew(
+    manager: UserManager, user: User, boot: Boot
+) -> None:
+    authority = Authority(user, manager.home / "certificates")
+    vm = boot("flood", tls=authority.directory)
+    serve(manager, vm.url, f'ca = "{authority.ca}"\n')
+    wait_state(manager, "ONLINE")
+    with connect(status(manager)["raw"]) as client:
+        wait_attached(manager, 1)
+        for end in (lambda: manager.systemctl("restart", UNIT), lambda: kill(manager)):
+            end()
+            wait_state(manager, "ONLINE")
+            wait_attached(manager, 1)
+            client.receive()
+
+
+def test_a_damaged_record_is_said_and_all_begins_anew(manager: UserManager, boot: Boot) -> None:
+    vm = boot("flood")
+    said = manager.home / "said"
+    configure(manager, f'[consoles.vm]\nurl = "{vm.url}"\n')
+    install(manager)
+    manager.drop_in(f"[Service]\nStandardError=append:{said}\n")
+    manager.systemctl("start", UNIT)
+    wait_state(manager, "ONLINE")
+    files = Path(f"/proc/{manager.pid()}/fd")
+    (record,) = [f for f in files.iterdir() if "ttybridge-state" in os.readlink(f)]
+    with connect(status(manager)["raw"]) as client:
+        wait_attached(manager, 1)
+        os.kill(manager.pid(), signal.SIGSTOP)  # it would write it anew
+        record.write_bytes(b"nonsense")
+        kill(manager)
+        wait_state(manager, "ONLINE")
+        client.read_to_end()
+    assert (
+        "what the service before has left is not used, and everything begins anew:"
+        " it has no record\n" in said.read_text()
+    )
+    eventually(lambda: stored(manager) == 6)
+
+
+def test_beyond_the_limit_clients_are_not_kept_and_it_is_said(
+    manager: UserManager, boot: Boot
+) -> None:
+    vm = boot("flood")
+    said = manager.home / "said"
+    configure(manager, f'[consoles.vm]\nurl = "{vm.url}"\n')
+    install(manager)
+    manager.drop_in(f"[Service]\nFileDescriptorStoreMax=6\nStandardError=append:{said}\n")
+    manager.systemctl("start", UNIT)
+    wait_state(manager, "ONLINE")
+    before = places(manager)
+    with connect(status(manager)["raw"]) as client:
+        wait_attached(manager, 1)
+        assert "systemd keeps 6 descriptors for us (FileDescriptorStoreMax=" in said.read_text()
+        manager.systemctl("restart", UNIT)
+        client.read_to_end()
+    assert (places(manager), status(manager)["connections"]) == (before, 1)

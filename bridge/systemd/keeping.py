@@ -22,9 +22,8 @@ from bridge.systemd.notify import Notifier
 log = logging.getLogger("ttybridge")
 
 # To sketch a thousand consoles takes some hundredths of a second, and they come and go in
-# crowds: between two sketches is a pause, and twenty times what the last one took.
-PAUSE = 0.05
-SHARE = 20
+# crowds: the next sketch waits for ten times what the last one took.
+PAUSES = 10
 
 # systemd's answer takes milliseconds; with thousands of descriptors new to it, seconds.
 SETTLE_LIMIT = 1.0
@@ -101,9 +100,9 @@ class StoreKeeper:
             while True:
                 await self._news.wait()
                 self._news = trio.Event()
-                began = time.perf_counter()
+                began = time.process_time()
                 self.sketch(describe)
-                await trio.sleep(PAUSE + SHARE * (time.perf_counter() - began))
+                await trio.sleep(PAUSES * (time.process_time() - began))
 
     def sketch(self, describe: Callable[[Bag], Record]) -> None:
         """Say what is kept, for the case that we die."""
