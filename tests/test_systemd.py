@@ -6,6 +6,7 @@ Started by root for an ordinary user; without that, skipped loudly (tests/suppor
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -530,3 +531,44 @@ def test_beyond_the_limit_clients_are_not_kept_and_it_is_said(
         manager.systemctl("restart", UNIT)
         client.read_to_end()
     assert (places(manager), status(manager)["connections"]) == (before, 1)
+
+
+@pytest.mark.long
+def test_thousands_of_the_service_outlive_a_restart_and_a_death(
+    manager: UserManager, figure: Callable[[str, list[float]], None]
+) -> None:
+    """1,000 consoles of three descriptors each, and more clients than there is room for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    configure(manager, "".join(f'[consoles.vm{n}]\nurl = "{URL}"\n' for n in range(1000)))
+    install(manager, "--now")
+    before = places(manager)
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect(raw)) for _, raw, _, _ in before.values() for _ in range(2)
+        ]
+        eventually(lambda: stored(manager) == 5000, limit=60)
+        for what, end in (
+            ("restart", lambda: manager.systemctl("restart", UNIT)),
+            ("death", lambda: kill(manager)),
+        ):
+            began = time.monotonic()
+            end()
+            assert places(manager) == before
+            figure(
+                f"{what} with 1,000 consoles and 5,000 descriptors kept", [time.monotonic() - began]
+            )
+            attached = sum(len(c["attachments"]) for c in ask(manager)["consoles"])
+            assert attached == 5000 - 2 - 3000  # the record, and the control socket
+        for client in clients:
+            client.socket.setblocking(False)
+        assert sum(map(_is_open, clients)) == attached
+
+
+def _is_open(client: Client) -> bool:
+    try:
+        return client.receive() != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
