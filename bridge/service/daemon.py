@@ -58,6 +58,7 @@ async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], No
             service, control = _open(stack, plan, directory, heritage, supervision.changed)
         except Exception as error:
             if not heritage:
+                await heritage.end()
                 raise
             await heritage.renounce(error)  # whatever it is: QEMU must be left
         heritage.accept()
@@ -65,8 +66,8 @@ async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], No
         await daemon.serve(announce)
         if service.ending is Ending.HAND_OVER:
             await daemon.hand_over()
-    if heritage.store is not None and service.ending is Ending.LEAVE:
-        await heritage.store.end()
+    if service.ending is Ending.LEAVE:
+        await heritage.end()
 
 
 def _open(

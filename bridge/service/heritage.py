@@ -89,9 +89,13 @@ class Heritage:
         """It has turned out to be of no use: begin anew, with nothing of it open."""
         _say(error)
         succession.leave(self._connections)
+        await self.end()
+        succession.begin_anew()
+
+    async def end(self) -> None:
+        """Nothing is to outlive us."""
         if self.store is not None:
             await self.store.end()
-        succession.begin_anew()
 
     def _leave(self) -> None:
         """Leave all QEMUs whose connection nobody has taken."""
