@@ -3,13 +3,16 @@
 Started by root for an ordinary user; without that, skipped loudly (tests/support/systemd).
 """
 
+import fcntl
 import json
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -30,6 +33,7 @@ from tests.support.terminal import Terminal
 from tests.support.user import User, share
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
+from tests.test_wsserver import UPGRADE, head, masked
 
 KEEPER = Path(__file__).parent / "support" / "keeper.py"
 URL = "ws://127.0.0.1:1"  # nobody listens there
@@ -426,6 +430,66 @@ def test_a_death_is_said_and_telnet_goes_on_as_agreed(manager: UserManager) -> N
             wait_state(manager, "ONLINE")
             client.type(b"y\r\xff\xff!")
             client.read_until(b"y\r\xff\xff!")
+
+
+def test_every_kind_of_client_goes_on_typing(manager: UserManager) -> None:
+    with Fake("echo") as vm, ExitStack() as stack:
+        serve(manager, vm.url, 'unix = true\n[service]\nwebsocket = "auto"\n')
+        wait_state(manager, "ONLINE")
+        enter, run = stack.enter_context, manager.runtime / "ttybridge"
+        attach = enter(enter(Control(run)).attach("vm", replay=0, notices=False))
+        unix = enter(Client(str(run / ".unix" / "vm"))).socket
+        web = enter(connect(ask(manager)["service"]["websocket"][5:-5])).socket
+        host = "{}:{}".format(*web.getpeername())
+        web.sendall(head("/vm", UPGRADE | {"Host": host}))
+        pty = os.open(status(manager)["pty"], os.O_RDWR | os.O_NOCTTY)
+        stack.callback(os.close, pty)
+        wait_attached(manager, 4)
+        typists: list[Callable[[bytes], object]] = [
+            attach.sendall,
+            unix.sendall,
+            lambda key: web.sendall(masked(key)),
+            lambda key: os.write(pty, key),
+        ]
+        keys = iter(b"abcdefgh")
+        for end in (lambda: manager.systemctl("restart", UNIT), lambda: kill(manager)):
+            end()
+            wait_state(manager, "ONLINE")
+            for typist in typists:
+                key = bytes([next(keys)])
+                typist(key)
+                for fd in (attach.fileno(), unix.fileno(), web.fileno(), pty):
+                    read_until(fd, key)
+            numbers = [each["id"] for each in status(manager)["attachments"]]
+            assert sorted(numbers) == [1, 2, 3, 4]
+
+
+def read_until(fd: int, wanted: bytes) -> None:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    seen = b""
+    while wanted not in seen:
+        assert poller.poll(30_000), f"no {wanted!r} in {seen!r}"
+        received = os.read(fd, 1 << 16)
+        assert received, f"closed after {seen!r}"
+        seen += received
+
+
+def test_a_terminal_that_was_replaced_outlives_a_death(manager: UserManager) -> None:
+    serve(manager, URL)
+    before = stored(manager)
+    terminal = os.open(status(manager)["pty"], os.O_RDWR | os.O_NOCTTY)
+    fcntl.ioctl(terminal, termios.TIOCEXCL)  # as screen does; root may open it all the same
+    wait_attached(manager, 1)
+    os.close(terminal)
+    wait_attached(manager, 0)
+    eventually(lambda: status(manager)["pty"] is not None and stored(manager) == before)
+    place = places(manager)
+    kill(manager)
+    assert places(manager) == place
+    terminal = os.open(place["vm"][0], os.O_RDWR | os.O_NOCTTY)
+    wait_attached(manager, 1)
+    os.close(terminal)
 
 
 def test_what_is_neither_stop_nor_restart_leaves(manager: UserManager, boot: Boot) -> None:
