@@ -15,6 +15,7 @@ from bridge.console.channel import FdChannel
 from bridge.console.console import QUEUE_LIMIT, Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
+from bridge.console.patience import PATIENCE
 from bridge.console.states import State
 
 RING = 64 * 1024
@@ -154,7 +155,50 @@ async def test_a_stuck_reader_is_waited_for_once(autojump_clock: trio.testing.Mo
         for _ in range(100):
             await hub.wait_laggards(1000)
             hub.feed(b"x" * 1000)
-        assert trio.current_time() - began <= 0.021
+        assert trio.current_time() - began == pytest.approx(PATIENCE)
+
+
+async def test_one_who_was_descheduled_and_moves_on_loses_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A tenth of a second without a look at its socket, again and again, amid a flood."""
+    hub, _ = console()
+    chunk = bytes(range(256)) * 16
+    total = b""
+    async with attached(hub, small=True) as client:
+
+        async def read() -> None:
+            nonlocal total
+            while len(total) < 100 * len(chunk):
+                await trio.sleep(PATIENCE / 2)
+                rest = min(RING, 100 * len(chunk) - len(total))
+                while rest > 0:
+                    total += (some := await client.receive_some(1024))
+                    rest -= len(some)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for _ in range(100):
+                await hub.wait_laggards(len(chunk))
+                hub.feed(chunk)
+    assert hub.counts.skipped == 0
+    assert total == 100 * chunk
+
+
+async def test_a_drop_now_and_then_buys_no_patience(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """One who reads a little each time, but for ever, may hold up a flood no further than so."""
+    hub, _ = console()
+    async with attached(hub, small=True) as client:
+        began = trio.current_time()
+        for _ in range(1000):
+            await hub.wait_laggards(4096)
+            hub.feed(b"x" * 4096)
+            with trio.move_on_after(0):
+                await client.receive_some(100)
+        spent = trio.current_time() - began
+    assert spent <= PATIENCE * (1 + 1000 * 4096 / (RING // 2))
 
 
 async def test_a_typist_is_held_back_when_the_guest_takes_nothing() -> None:

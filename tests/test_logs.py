@@ -1,7 +1,6 @@
 """The logs of real consoles on a real disk: complete, in order, and never in anybody's way."""
 
 import json
-import math
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -244,13 +243,10 @@ async def test_a_hung_disk_delays_nobody_and_the_end_not_for_long(
         async with running(tmp_path) as desk:
             desk.logs.add(hub, size=1 << 20, keep=1)
             await trio.to_thread.run_sync(entered.wait)
-            waits = 0
-            for n in range(100_000):
-                hub.feed(b"%08d\r\n" % n)
-                with trio.CancelScope(deadline=-math.inf) as impatient:
+            with trio.fail_after(60):  # each wait takes a second
+                for n in range(100_000):
+                    hub.feed(b"%08d\r\n" % n)
                     await hub.wait_laggards(4096)
-                waits += impatient.cancelled_caught
-            assert waits <= 1  # who does not move is not waited for again
             end = trio.current_time()
         assert trio.current_time() - end < 5
     finally:

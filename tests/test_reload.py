@@ -151,9 +151,14 @@ def test_what_could_not_be_bound_is_bound_by_the_next_reload(filed: Filed) -> No
     with filed.bridge() as bridge:
         bridge.wait_message("vm: WAITING")
         with socket.create_server(("127.0.0.1", 0)) as other:
-            port = other.getsockname()[1]
-            filed.write(console("vm", NOBODY, f"telnet = {port}"))
+            port, free = other.getsockname()[1], free_port()
+            text = f"telnet = {port}\nraw = {free}\nunix = true\npty_readonly = true"
+            filed.write(console("vm", NOBODY, text))
             assert "is in use" in filed.reload()["errors"][0]
+            # All others are there.
+            assert bridge.status()["raw"] == f"127.0.0.1:{free}"
+            assert Path(bridge.status()["unix"]).is_socket()
+            assert (filed.run / "vm.ro").is_char_device()
             assert "is in use" in filed.reload()["errors"][0]
         assert filed.reload() == {"added": [], "removed": [], "changed": ["vm"], "errors": []}
         assert bridge.status()["telnet"] == f"127.0.0.1:{port}"
@@ -257,11 +262,23 @@ def test_vms_are_bridged_as_they_come_and_retired_as_they_go(
         boot("echo", name="green", port=red.port)
         bridge.wait_message("green: ONLINE")
         bridge.wait_message("red: retired")
+        # Who was removed by hand stays so, whatever else the file says now.
+        with Control(directory / "run") as control:
+            control.ask("remove", name="green")
+        config.write_text(config.read_text() + console("other", NOBODY))
+        with Control(directory / "run") as control:
+            assert control.ask("reload")["added"] == ["other"]
+        boot("echo", name="later")
+        bridge.wait_message("later: ONLINE")  # discovery goes on
+        with Control(directory / "run") as control:
+            names = [c["name"] for c in control.ask("status")["consoles"]]
+        assert {"later", "other"} <= set(names)  # blue may be about to retire
+        assert "green" not in names
         # Told not to, it forgets nobody, and finds nobody more.
         config.write_text("")
         with Control(directory / "run") as control:
             control.ask("reload")
-            assert "green" in [c["name"] for c in control.ask("status")["consoles"]]
+            assert "later" in [c["name"] for c in control.ask("status")["consoles"]]
     figure("a VM starts with its firmware, then ONLINE by discovery", seconds)
 
 

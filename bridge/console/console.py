@@ -22,6 +22,7 @@ import trio
 
 from bridge.base.handover import Bag, Ending, Record
 from bridge.console.pacing import Pacer
+from bridge.console.patience import Patience
 from bridge.console.scrollback import Scrollback
 from bridge.console.states import State
 
@@ -30,10 +31,6 @@ QUEUE_LIMIT = 4096
 
 # The same for all of a console's typists together, those included who have left.
 TOTAL_LIMIT = 256 * 1024
-
-# Reading upstream waits so long at most for an attachment that is about to be overtaken.
-PATIENCE = 0.020
-
 
 # Changes of state that a reader which is far behind can still be told of.
 MARKS = 64
@@ -157,7 +154,7 @@ class Console:
         self._timer = math.inf  # when run() will ask the pacer again
         self._rearm = trio.Event()
         self._attached = trio.Event()
-        self._positions: dict[Reader, int] = {}
+        self._patience = Patience(scrollback // 2)
         self._progress = trio.Event()
 
     # Handing over.
@@ -249,32 +246,28 @@ class Console:
         self.marks.append(Mark(self.marked, self.scrollback.end, state, reason, self.since))
 
     def feed(self, data: bytes) -> None:
-        """Take output of the guest: keep it, pass it on, count echoes."""
-        self.pacer.output(data, trio.current_time())
+        """Take output of the guest: keep it, pass it on, count echoes, in this order.
+
+        Who waits for an echo has it before it is counted.
+        """
         self.scrollback.append(data)
         self._push()
-        self.kick()
+        now = trio.current_time()
+        self.pacer.output(data, now)
+        self._kick(now)
 
     def _push(self) -> None:
         for reader in tuple(self.readers):
             reader.push()
 
     async def wait_laggards(self, count: int) -> None:
-        """Wait, 20 ms at most, while ``count`` bytes more would overtake a moving reader.
-
-        So a healthy reader that was merely descheduled loses nothing.  One that has not
-        moved since the last time is stuck, and is not waited for.
-        """
-        if not (laggards := self._laggards(count)):
-            return
-        moving = [r for r in laggards if self._positions.get(r) != r.position]
-        self._positions = {r: r.position for r in laggards}
-        if not moving:
-            return
-        with trio.move_on_after(PATIENCE):
-            while any(r in moving for r in self._laggards(count)):
-                self._progress = trio.Event()
+        """Wait while ``count`` bytes more would overtake a reader that deserves patience."""
+        while (laggards := self._laggards(count)) and (left := self._patience.left(laggards)):
+            began = trio.current_time()
+            self._progress = trio.Event()
+            with trio.move_on_after(left):
                 await self._progress.wait()
+            self._patience.spend(laggards, trio.current_time() - began)
 
     def _laggards(self, count: int) -> list[Reader]:
         """Those whom ``count`` bytes more would overtake."""
@@ -309,7 +302,7 @@ class Console:
     def detach(self, reader: Reader) -> None:
         """The reader is gone; what it had typed is still sent."""
         self.readers.remove(reader)
-        self._positions.pop(reader, None)
+        self._patience.forget(reader)
         self.progressed()
 
     def progressed(self) -> None:
@@ -322,6 +315,7 @@ class Console:
         skipped = position - reader.position
         self.counts.skipped += skipped
         reader.position = position
+        self._patience.moved(reader, skipped)
         return skipped
 
     def offer(self, queue: InputQueue, data: bytes) -> None:
@@ -367,7 +361,9 @@ class Console:
 
     def kick(self) -> None:
         """Send what the pacer allows now; arm the timer for the rest."""
-        now = trio.current_time()
+        self._kick(trio.current_time())
+
+    def _kick(self, now: float) -> None:
         while self.pending:
             if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
@@ -376,14 +372,13 @@ class Console:
                 break
             queue = self._queues.popleft()
             data = queue.take(allowance)
+            self.line.send(data)  # first: the rest is done while the guest reads it
             self.pacer.sent(data, now)
             if queue:  # to the end: every typist gets his turn, but none amid an escape sequence
                 self._queues.insert(0 if self.pacer.in_sequence else len(self._queues), queue)
             self._took(data)
             self.counts.sent += len(data)
-            self.line.send(data)
-        deadline = self.pacer.deadline(self.pending)
-        if deadline < self._timer:
+        if self.pending and (deadline := self.pacer.deadline(self.pending)) < self._timer:
             self._timer = deadline
             self._rearm.set()
 

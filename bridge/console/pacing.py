@@ -198,7 +198,9 @@ class Pacer:
                 due = now >= self._last_sent + self._pause(pending)
                 room = (1 if self._probes else self._portion) if due else 0
             case Mode.ECHO:
-                room = max(self.window - len(self._in_flight), self._keystroke_room(now, pending))
+                room = self.window - len(self._in_flight)
+                if room < pending:
+                    room = max(room, self._keystroke_room(now, pending))
         return min(room, pending)
 
     def deadline(self, pending: int) -> float:

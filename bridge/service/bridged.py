@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Ending, Left, Record
 from bridge.base.printable import printable
 from bridge.console.attach import Attachment
@@ -162,10 +163,19 @@ class BridgedConsole:
         return any(plan.name not in self._parts for plan in self._workshop.plans(self.settings))
 
     def _bind(self) -> None:
-        """Make the parts that the settings want and that are not there."""
+        """Make the parts that the settings want and that are not there.
+
+        One that can't be bound doesn't keep the others from it; StartError names all such.
+        """
+        errors = []
         for plan in self._workshop.plans(self.settings):
             if plan.name not in self._parts:
-                self._parts[plan.name] = plan.make()
+                try:
+                    self._parts[plan.name] = plan.make()
+                except StartError as error:
+                    errors.append(str(error))
+        if errors:
+            raise StartError("; ".join(errors))
 
     def address(self, name: str) -> str | None:
         """Where the endpoint called ``name`` is; None if there is none."""

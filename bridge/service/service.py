@@ -221,9 +221,9 @@ class Service:
         )
         try:
             done.service.extend(await self.websockets.change(configuration.service))
-            self.configure(configuration)
         except StartError as error:
             done.errors.append(str(error))
+        self.configure(configuration)
         self._check_lasting()
         for name in [n for n in plan.wanted if n in plan.added | plan.changed | plan.replaced]:
             try:
@@ -251,9 +251,10 @@ class Service:
 
     def configure(self, configuration: Configuration) -> None:
         """Heed what the configuration says beside its consoles and the websocket."""
-        self._defaults = configuration.defaults
-        self._discovers = configuration.service.discover
-        self._watching.cancel()
+        defaults, discovers = configuration.defaults, configuration.service.discover
+        if (defaults, discovers) != (self._defaults, self._discovers):
+            self._defaults, self._discovers = defaults, discovers
+            self._watching.cancel()  # to begin anew; else what was removed by hand stays so
 
     async def _watch(self) -> None:
         """Bridge consoles as they are found, while the configuration wants that."""

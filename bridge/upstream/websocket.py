@@ -231,13 +231,14 @@ def peel(buffer: bytes, at: int, payload: list[bytes]) -> tuple[int, int]:
             at += count * size
             frames += count
         elif length == 126 and at + 4 <= end:
-            start = at + 4
-            stop = start + (buffer[at + 2] << 8 | buffer[at + 3])
-            if stop > end:
+            head = buffer[at : at + 4]
+            size = 4 + (head[2] << 8 | head[3])
+            if at + size > end:
                 break
-            payload.append(buffer[start:stop])
-            at = stop
-            frames += 1
+            while at + size <= end and buffer.startswith(head, at):
+                payload.append(buffer[at + 4 : at + size])
+                at += size
+                frames += 1
         else:
             break  # masked, beyond 64 KiB, or not all here
     return at, frames
