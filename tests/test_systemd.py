@@ -417,6 +417,33 @@ def test_a_death_leaves_qemu_and_the_clients_stay(
             assert (now["state"], now["pty"]) == ("ONLINE", desk.pty)
 
 
+@pytest.mark.long
+def test_whenever_it_dies_qemu_is_left_and_the_clients_stay(
+    manager: UserManager, boot: Boot
+) -> None:
+    """As soon as there is a process, as soon as it is ready, as soon as it has the console."""
+    moments: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: eventually(lambda: active(manager) == "active"),
+        lambda: wait_state(manager, "ONLINE"),
+    ]
+    with Desk(manager, boot) as desk:
+        for moment in moments * 4:
+            pid = manager.pid()
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda pid=pid: manager.pid() not in {0, pid})  # type: ignore[misc]
+            moment()
+        eventually(lambda: active(manager) == "active")
+        desk.wait_lines()
+        wait_attached(manager, 3)
+        assert status(manager)["pty"] == desk.pty
+        for _ in range(5):  # a restart may be cut short, too
+            manager.systemctl("restart", "--no-block", UNIT)
+            kill(manager)
+        desk.wait_lines()
+        wait_attached(manager, 3)
+
+
 def test_a_death_is_said_and_telnet_goes_on_as_agreed(manager: UserManager) -> None:
     with Fake("echo") as vm:
         serve(manager, vm.url)
@@ -514,6 +541,7 @@ def test_consoles_from_everywhere_outlive_both(manager: UserManager, base: Path)
         ask(manager, "add", name="added", settings={"url": URL, "unix": True})
         before = places(manager)
         assert set(before) == {"given", "filed", "added"}
+        kept = stored(manager)
         again: list[Callable[[], object]] = [
             lambda: manager.systemctl("restart", UNIT),
             lambda: kill(manager),
@@ -523,6 +551,7 @@ def test_consoles_from_everywhere_outlive_both(manager: UserManager, base: Path)
         for end in again:
             end()
             assert places(manager) == before
+            eventually(lambda: stored(manager) == kept, what="as many descriptors as before")
         configure(manager, f'[consoles.other]\nurl = "{URL}"\n')
         manager.drop_in(f"[Service]\nExecStart=\nExecStart={command} argument={URL}\n")
         manager.systemctl("restart", UNIT)

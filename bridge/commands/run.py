@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.base.errors import BridgeError, StartError
+from bridge.base.errors import StartError
 from bridge.commands import common as command
 from bridge.service import messages
 
@@ -69,8 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     try:
         plan = _plan(arguments)
-    except BridgeError:
-        heritage.decline()
+    except BaseException:
+        heritage.decline()  # QEMU must be left, whatever it is
         raise
     return _serve(plan, arguments)
 
