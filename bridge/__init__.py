@@ -17,6 +17,7 @@ systemd     ready, alive, reloading; descriptors that outlive the process; the u
 service     all consoles together, what can be asked of them, and the whole process
 commands    what stands behind each subcommand
 cli         the command
+api         the same for programs, with trio
 __main__    ``python -m bridge``
 
 The path of a byte from the guest: upstream.upstream reads the socket, upstream.websocket

@@ -17,6 +17,7 @@ from bridge.commands import ask as cmd_ask
 from bridge.commands import attach as cmd_attach
 from bridge.commands import check as cmd_check
 from bridge.commands import common as command
+from bridge.commands import complete as cmd_complete
 from bridge.commands import discover as cmd_discover
 from bridge.commands import install as cmd_install
 from bridge.commands import log as cmd_log
@@ -82,4 +83,5 @@ def parser() -> argparse.ArgumentParser:
     cmd_discover.add_to(commands)
     cmd_log.add_to(commands)
     cmd_install.add_to(commands)
+    cmd_complete.add_to(commands, top)
     return top

@@ -25,6 +25,7 @@ from tests.support.qemu import Qemu
 from tests.support.user import REPOSITORY, User, install, make_base
 
 TOOLS = ["qemu-system-x86_64", "screen", "minicom", "picocom", "tio", "socat", "nc", "tmux"]
+SHELLS = ["bash", "zsh", "fish"]
 TELNETS = ["telnet", "telnet-ssl", "busybox", "plink"]
 
 
@@ -142,7 +143,7 @@ def bridge(user: User, directory: Path) -> Iterator[Bridge]:
 
 @pytest.fixture(scope="session")
 def tools() -> None:
-    missing = [tool for tool in TOOLS + TELNETS if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS + TELNETS + SHELLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {' '.join(missing)} (contrib/check as root installs them)")
 

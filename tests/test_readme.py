@@ -61,6 +61,26 @@ def test_readme_while_it_runs(user: User, directory: Path) -> None:
         client.read_until(b"root")
 
 
+def test_readme_completion(user: User) -> None:
+    for shell, line in readme.table("shell"):
+        (command,) = readme.code(line.replace("\\|", "|"))
+        assert f"ttybridge completion {shell.split(',')[0]}" in command
+        done = user.run(["sh", "-c", command.replace("| source", "").replace("eval", ":")])
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_readme_python(user: User, directory: Path) -> None:
+    (program,) = readme.blocks("python")
+    env = {"XDG_RUNTIME_DIR": str(directory)}
+    with Fake("shell") as vm, Bridge(user, directory / "ttybridge", f"vm1={vm.url}") as bridge:
+        bridge.wait_message("vm1: ONLINE")
+        with Client(bridge.raw) as client:
+            client.sync()
+        done = user.run(["python", "-c", program], env=env)
+    assert done.stderr == ""
+    assert "uptime: not a command" in done.stdout
+
+
 def test_readme_discover(user: User) -> None:
     (block,) = [b for b in readme.blocks("sh") if "ttybridge discover" in b]
     look, run = (re.sub(r"\s+# .*", "", line) for line in block.splitlines())

@@ -32,3 +32,15 @@ class UrlError(BridgeError):
     """An upstream URL that cannot be used; the reader of argv or file says where it stood."""
 
     exit_code = 2
+
+
+class AskError(BridgeError):
+    """The service has refused what it was asked, and said why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class GoneError(BridgeError):
+    """There was a service, and there is none any more; or the console has been removed."""

@@ -12,4 +12,5 @@ check       is a file good?
 install     the unit
 discover    which VMs there are
 log         what a console has printed
+complete    what Tab gives
 """

@@ -1,16 +1,21 @@
 """Commands that ask the service for one thing: send, break, add, remove, reload."""
 
 import argparse
-import base64
 import os
 from typing import TYPE_CHECKING, Any
 
+from bridge.base.errors import AskError, ConfigError, UsageError
 from bridge.base.printable import printable
+from bridge.base.wire import keys
 from bridge.commands import common as command
 from bridge.commands.client import Client
 
 if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
+
+
+# How long the new program may take until it listens, with all that it was handed.
+_STARTING = 60.0
 
 
 def add_to(commands: "Subparsers") -> None:
@@ -25,7 +30,7 @@ def add_to(commands: "Subparsers") -> None:
     brk.set_defaults(command=_break)
 
     add = commands.add_parser("add", help="bridge one more console")
-    add.add_argument("name", metavar="NAME")
+    add.add_argument("new", metavar="NAME")  # not `name`, which is completed
     add.add_argument("url", metavar="URL")
     add.add_argument("--raw", type=command.port, metavar="PORT", help="its raw port; 0: none")
     add.add_argument("--telnet", type=command.port, metavar="PORT", help="its telnet port; 0: none")
@@ -53,9 +58,9 @@ def _client(arguments: argparse.Namespace) -> Client:
 
 def _send(arguments: argparse.Namespace) -> int:
     # As the shell gave it, be it UTF-8 or not.
-    data = os.fsencode(arguments.text) + (b"\r" if arguments.enter else b"")
+    data = keys(os.fsencode(arguments.text), enter=arguments.enter)
     with _client(arguments) as client:
-        client.ask("send", name=arguments.name, data=base64.b64encode(data).decode())
+        client.ask("send", name=arguments.name, data=data)
     return 0
 
 
@@ -72,7 +77,12 @@ def _add(arguments: argparse.Namespace) -> int:
         if port is not None:
             settings[key] = port or False
     with _client(arguments) as client:
-        added = client.ask("add", name=arguments.name, settings=settings)["console"]
+        try:
+            added = client.ask("add", name=arguments.new, settings=settings)["console"]
+        except AskError as error:
+            if error.exit_code == ConfigError.exit_code:  # no file of settings, but our words
+                raise UsageError(str(error).removeprefix("settings.")) from error
+            raise
     command.say(added["link"] or added["raw"] or added["telnet"] or added["name"])
     return 0
 
@@ -99,7 +109,7 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 def _wait_new(arguments: argparse.Namespace) -> int:
     """The new program answers on the same socket, as soon as it can."""
-    with _client(arguments) as client:
+    with Client(command.directory(arguments), patience=_STARTING) as client:
         service = client.ask("status")["service"]
     command.say(f"ttybridge {service['version']}, pid {service['pid']}")
     return 0

@@ -10,7 +10,7 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge.base.errors import StartError
 from bridge.commands import common as command
@@ -169,22 +169,38 @@ class _Session:
 def _raw(terminal: int) -> Iterator[None]:
     """The terminal gives each key as it is; afterwards it is as before, whatever happens."""
     before = termios.tcgetattr(terminal)
-    handlers = {number: signal.getsignal(number) for number in (*_DEADLY, signal.SIGCONT)}
+
+    def stop(_number: int, _frame: "FrameType | None") -> None:
+        _restore(terminal, before)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)  # returns when we are continued
+        signal.signal(signal.SIGTSTP, stop)
+        _set_raw(terminal)
+
+    # A shell that stopped us otherwise has given the terminal its own settings meanwhile.
+    wanted = dict.fromkeys(_DEADLY, _end) | {
+        signal.SIGTSTP: stop,
+        signal.SIGCONT: lambda *_: _set_raw(terminal),
+    }
+    handlers = {number: signal.getsignal(number) for number in wanted}
     try:
-        for number in _DEADLY:
-            signal.signal(number, _end)
-        # A shell that stopped us has given the terminal its own settings meanwhile.
-        signal.signal(signal.SIGCONT, lambda *_: _set_raw(terminal))
+        for number, former in handlers.items():
+            if former is not signal.SIG_IGN:  # as nohup(1) has it
+                signal.signal(number, wanted[number])
         _set_raw(terminal)
         yield
     finally:
-        with suppress(OSError, termios.error):  # the terminal itself is gone
-            if os.isatty(_OUTPUT):
-                os.write(_OUTPUT, _UNSET)
-            # Answers to what the guest asked the terminal are not for the shell.
-            termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _restore(terminal, before)
+        for number, former in handlers.items():
+            signal.signal(number, former)
+
+
+def _restore(terminal: int, before: list[Any]) -> None:
+    with suppress(OSError, termios.error):  # the terminal itself is gone
+        if os.isatty(_OUTPUT):
+            os.write(_OUTPUT, _UNSET)
+        # Answers to what the guest asked the terminal are not for the shell.
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
 
 
 def _set_raw(terminal: int) -> None:

@@ -3,11 +3,7 @@
 import argparse
 import dataclasses
 import json
-import logging
-import os
 import shlex
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,42 +122,28 @@ def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
     where = (
         f" --runtime-dir {shlex.quote(str(arguments.runtime_dir))}" if arguments.runtime_dir else ""
     )
-    show = _print_json if arguments.json else partial(_print_table, where)
-    daemon.run(plan, command.directory(arguments), lambda places: _announce(places, show))
+    show = _as_json if arguments.json else partial(_as_table, where)
+    daemon.run(plan, command.directory(arguments), show)
     return 0
 
 
-def _announce(places: "list[Place]", show: "Callable[[list[Place]], None]") -> None:
-    try:
-        show(places)
-        if sys.stdout is not None:  # None: closed by whoever started us
-            sys.stdout.flush()
-    except OSError as error:  # the consoles are served all the same
-        logging.getLogger("ttybridge").warning("standard output: %s", error.strerror)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _as_json(places: "list[Place]") -> str:
+    return "".join(json.dumps(dataclasses.asdict(place)) + "\n" for place in places)
 
 
-def _print_json(places: "list[Place]") -> None:
-    for place in places:
-        print(json.dumps(dataclasses.asdict(place)))
-
-
-def _print_table(where: str, places: "list[Place]") -> None:
+def _as_table(where: str, places: "list[Place]") -> str:
     head = ("NAME", "PTY", "RAW", "TELNET", "UPSTREAM")
     rows = [head] + [(p.name, p.pty or "-", p.raw or "-", p.telnet or "-", p.url) for p in places]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print(
-            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     for place in places:
-        print(f"\n{place.name}:")
-        print(f"  ttybridge attach {place.name}{where}")
+        lines += ["", f"{place.name}:", f"  ttybridge attach {place.name}{where}"]
         if place.link:
-            print(f"  screen {shlex.quote(place.link)}")
+            lines.append(f"  screen {shlex.quote(place.link)}")
         if place.raw:
-            print(f"  socat -,rawer,escape=0x1d TCP:{place.raw}")
+            lines.append(f"  socat -,rawer,escape=0x1d TCP:{place.raw}")
         if place.telnet:
-            print("  telnet {} {}".format(*place.telnet.rsplit(":", 1)))
+            lines.append("  telnet {} {}".format(*place.telnet.rsplit(":", 1)))
         if place.unix:
-            print(f"  socat -,rawer,escape=0x1d UNIX-CONNECT:{shlex.quote(place.unix)}")
+            lines.append(f"  socat -,rawer,escape=0x1d UNIX-CONNECT:{shlex.quote(place.unix)}")
+    return "\n".join(lines) + "\n"

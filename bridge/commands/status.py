@@ -75,15 +75,13 @@ def _as_table(answer: dict[str, Any]) -> str:
 
 
 def _row(console: dict[str, Any], now: float) -> tuple[str, ...]:
-    typists = [a for a in console["attachments"] if a["typed"] is not None]
-    last = max(typists, key=lambda a: float(a["typed"]), default=None)
-    counts, pacing = console["bytes"], console["input"]
+    counts, pacing, last = console["bytes"], console["input"], console["typed"]
     return (
         console["name"],
         console["state"],
         _ago(now - console["since"]),
         ",".join(a["kind"] for a in console["attachments"]) or "-",
-        f"{last['kind']} {_ago(now - last['typed'])} ago" if last else "-",
+        f"{last['kind']} {_ago(now - last['time'])} ago" if last else "-",
         _size(counts["from_guest"]),
         _size(counts["to_guest"]),
         _size(counts["skipped"]),

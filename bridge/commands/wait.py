@@ -8,20 +8,17 @@ import time
 from typing import TYPE_CHECKING
 
 from bridge.base.errors import UsageError
-from bridge.base.escapes import shown
 from bridge.base.printable import printable
+from bridge.base.search import WINDOW, Search
+from bridge.base.wire import ended
 from bridge.commands import common as command
-from bridge.commands.client import Client, GoneError
+from bridge.commands.client import Client
 from bridge.console.manners import MAX_REPLAY
 
 if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
 
 TIMED_OUT = 124  # as timeout(1) has it
-
-# Output in which a match may begin; what is older is forgotten.  The search is through all
-# of it at each piece that comes, so that more would make a flood outrun us.
-_WINDOW = 1 << 16
 
 
 def add_to(commands: "Subparsers") -> None:
@@ -53,7 +50,7 @@ def _wait(arguments: argparse.Namespace) -> int:
     with Client(command.directory(arguments)) as client:
         replay = MAX_REPLAY if arguments.replay else 0
         stream = client.attach(arguments.name, readonly=True, replay=replay, notices=False)
-        found = _search(stream, pattern, deadline)
+        found = _search(stream, arguments.name, pattern, deadline)
     if found is None:
         name = printable(arguments.name)
         print(f"ttybridge: {name}: not seen in {arguments.timeout:g} s", file=sys.stderr)
@@ -62,25 +59,27 @@ def _wait(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _search(stream: socket.socket, pattern: re.Pattern[str], deadline: float) -> str | None:
+def _search(
+    stream: socket.socket, name: str, pattern: re.Pattern[str], deadline: float
+) -> str | None:
     """The first text that matches; None if it has not come by then.
 
     Looks once in any case: a replay is there with the answer to `attach`.
     """
-    seen = b""
+    search = Search()
     while True:
         # Not at 0, which would be a socket that does not block.
         stream.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
-            data = stream.recv(_WINDOW)
+            data = stream.recv(WINDOW)
         except TimeoutError:
             return None
         except ConnectionError:
             data = b""
         if not data:
-            raise GoneError("the console has been removed, or the service has ended")
-        seen = seen[-_WINDOW:] + data
-        if match := pattern.search(shown(seen)):
-            return match[0]
+            raise ended(name)
+        search.feed(data)
+        if found := search.find(pattern, again=True):
+            return found.text
         if time.monotonic() > deadline:
             return None

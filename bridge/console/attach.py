@@ -336,6 +336,7 @@ class Attachment:
             self._console.counts.refused += len(data)
             return
         self.typed_at = time.time()
+        self._console.counts.typed = (self.manners.kind.value, self.peer, self.typed_at)
         self._console.offer(self._queue, data)
 
     async def _wait_gone(self) -> None:

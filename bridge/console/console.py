@@ -14,9 +14,9 @@ stands between a key and the guest.
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -109,6 +109,7 @@ class Counts:
     discarded: int = 0  # typed while there was no guest to type to
     refused: int = 0  # typed by those who may only read
     skipped: int = 0  # missed by readers that were too slow
+    typed: Sequence[Any] = ()  # who typed last: kind, peer, seconds since the epoch
     seconds: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
     """Spent in each state, up to the last change."""
 

@@ -10,6 +10,7 @@ import binascii
 import json
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -212,6 +213,7 @@ class Control:
             data = base64.b64decode(_field(request, "data", str), validate=True)
         except (binascii.Error, ValueError):
             raise UsageError("data: not base64") from None
+        console.counts.typed = ("send", "", time.time())
         delivered = await console.deliver(data)
         if delivered < len(data):
             raise StartError(

@@ -16,6 +16,7 @@ from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Ending, Record
 from bridge.console.states import State
 from bridge.kernel import succession
+from bridge.service.announcement import Announcement
 from bridge.service.bridged import Place
 from bridge.service.control import Control
 from bridge.service.demo import ConsoleServer
@@ -41,16 +42,16 @@ class Plan:
     """The built-in console."""
 
 
-def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) -> None:
+def run(plan: Plan, directory: Path, announce: Callable[[list[Place]], str]) -> None:
     """Serve until stopped; raises StartError.
 
-    ``announce`` is called once everything is bound; not by a process that goes on where
-    another has left off.
+    What ``announce`` makes of the consoles' places is printed once everything is bound; not
+    by a process that goes on where another has left off.
     """
     trio.run(_run, plan, directory, announce)
 
 
-async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], None]) -> None:
+async def _run(plan: Plan, directory: Path, announce: Callable[[list[Place]], str]) -> None:
     heritage = await Heritage.claim()
     supervision = Supervision(systemd.notifier())
     with ExitStack() as stack:
@@ -102,13 +103,16 @@ class _Daemon:
     service: Service
     control: Control
     supervision: Supervision
+    announcement: Announcement = field(default_factory=Announcement)
 
-    async def serve(self, announce: Callable[[list[Place]], None]) -> None:
+    async def serve(self, announce: Callable[[list[Place]], str]) -> None:
         service, store = self.service, self.heritage.store
+        self.announcement.rest = self.heritage.text("announcement")
 
         def ready() -> None:
             if not self.heritage:
-                announce(service.places)
+                self.announcement.say(announce(service.places))
+            nursery.start_soon(self.announcement.run)
             self.supervision.ready()
             if self.heritage.stored and self.plan.reread is not None:
                 nursery.start_soon(partial(service.reload_and_say, nothing=False))
@@ -137,19 +141,19 @@ class _Daemon:
         if store is not None:
             await store.settle()
             bag.kept = store.names
-        lock = bag.put(self.service.runtime.lock)
+        # These two are of no use to a process that is another one.
+        own = {
+            "lock": bag.put(self.service.runtime.lock),
+            "announcement": bag.put_bytes(self.announcement.rest),
+        }
         try:
-            succession.become(self.describe(bag) | {"lock": lock}, bag)
+            succession.become(self.describe(bag) | own, bag)
         except StartError:
             self.service.ending = Ending.LEAVE  # nobody goes on: everything is closed
             raise
 
     def describe(self, bag: Bag) -> Record:
-        return {
-            "service": self.service.state(bag),
-            "control": self.control.state(bag),
-            "lock": None,
-        }
+        return {"service": self.service.state(bag), "control": self.control.state(bag)}
 
 
 def _count_states(service: Service) -> Counter[State]:

@@ -73,10 +73,14 @@ class Heritage:
         return (self._record[name], self._bag) if self._record is not None else None
 
     def descriptor(self, name: str) -> int | None:
-        """One that stands in the record, if it is there; the caller's from now on."""
-        if self._record is None or self._record[name] not in self._bag:
-            return None
-        return self._bag.take(self._record[name])
+        """One that the record names, if it is there; the caller's from now on."""
+        known = self._record.get(name) if self._record is not None else None
+        return self._bag.take(known) if known is not None and known in self._bag else None
+
+    def text(self, name: str) -> bytes:
+        """Bytes of the record, none if there are none."""
+        place = self._record.get(name) if self._record is not None else None
+        return self._bag.take_bytes(place or [0, 0])
 
     def accept(self) -> None:
         """Everything is taken up that is to be."""

@@ -50,6 +50,7 @@ def console_status(bridged: BridgedConsole) -> dict[str, Any]:
             for a in console.readers
             if isinstance(a, Attachment)
         ],
+        "typed": dict(zip(("kind", "peer", "time"), console.counts.typed, strict=False)) or None,
         "input": {**asdict(paced), "mode": paced.mode.value, "waiting": console.pending},
         "bytes": {
             "from_guest": console.scrollback.end,

@@ -112,6 +112,12 @@ def socat_websocat(url: str) -> Iterator[Running]:
             yield Running(running.pid, Pty(str(link)))
 
 
+@contextmanager
+def bare_pty(_url: str) -> Iterator[Running]:
+    with process(sys.executable, HERE / "bare_pty.py") as running:
+        yield Running(running.pid, Pty(line(running).decode().strip()))
+
+
 def clients() -> list[Client]:
     """All that can run here."""
     found = [
@@ -130,6 +136,7 @@ def clients() -> list[Client]:
         if importlib.util.find_spec(module):
             script = f"pump_{name.replace('-', '_').replace('.', '_')}.py"
             found.append(Client(f"{name} pump", "raw", partial(pump, script)))
+    found.append(Client("(the kernel's PTY alone)", "pty", bare_pty))
     return found
 
 
