@@ -567,6 +567,40 @@ def places(manager: UserManager) -> dict[str, tuple[str, ...]]:
     }
 
 
+def test_consoles_that_were_found_outlive_both(manager: UserManager, boot: Boot) -> None:
+    vm = boot("flood", name="found")
+    configure(manager, "[service]\ndiscover = true\n")
+    install(manager, "--now")
+    mine = f"127.0.0.1:{vm.port}"
+
+    def bridged() -> list[dict[str, Any]]:
+        consoles: list[dict[str, Any]] = ask(manager)["consoles"]
+        return [console for console in consoles if mine in console["url"]]
+
+    eventually(lambda: [console["state"] for console in bridged()] == ["ONLINE"])
+    before = bridged()[0]["pty"]
+    for end in (lambda: manager.systemctl("restart", UNIT), lambda: kill(manager)):
+        end()
+        eventually(lambda: [console["state"] for console in bridged()] == ["ONLINE"])
+        assert bridged()[0]["pty"] == before
+    vm.kill()
+    eventually(lambda: bridged() == [])
+
+
+def test_a_console_that_others_have_does_not_delay_a_start(
+    manager: UserManager, boot: Boot
+) -> None:
+    """Queued behind another client, nobody answers our leaving; that is not waited for."""
+    vm = boot("echo")
+    with connect(f"127.0.0.1:{vm.port}"):
+        serve(manager, vm.url)
+        wait_state(manager, "BUSY")
+        for end in (lambda: kill(manager), lambda: manager.systemctl("restart", UNIT)):
+            end()
+            wait_state(manager, "BUSY")
+    wait_state(manager, "ONLINE")
+
+
 def test_a_connection_with_tls_is_left_and_made_anew(
     manager: UserManager, user: User, boot: Boot
 ) -> None:

@@ -15,14 +15,16 @@ from typing import NoReturn
 
 from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Record, RecordError
+from bridge.kernel import sockdiag
 
 FORMAT = 2
 
 # Where the next process finds the descriptor of the file.
 VARIABLE = "TTYBRIDGE_HANDOVER"
 
-# How long QEMU may take to let go of a connection that nobody takes over.
-LEAVE_LIMIT = 0.7
+# How long QEMU may take to let go of a connection that nobody takes over.  There is no
+# hurry, and if it is closed too soon the console is locked.
+LEAVE_LIMIT = 3.0
 
 
 def encode(record: Record, bag: Bag, **more: object) -> bytes:
@@ -87,14 +89,20 @@ def close(bag: Bag) -> None:
 
 
 def leave(connections: Iterable[int]) -> None:
-    """End our side of each connection, read until QEMU has ended its own, and close it."""
+    """End our side of each connection, read until QEMU has ended its own, and close it.
+
+    One that is queued is just closed: nobody would answer, and its turn may never come.
+    """
     deadline = time.monotonic() + LEAVE_LIMIT
     poll = select.poll()  # not select(2), which knows no descriptor above 1023
     left: dict[int, socket.socket] = {}
     for connection in map(_socket, connections):
+        unheard = sockdiag.accepted(connection) is False
         try:
             connection.shutdown(socket.SHUT_WR)
         except OSError:  # gone
+            unheard = True
+        if unheard:
             connection.close()
             continue
         left[connection.fileno()] = connection

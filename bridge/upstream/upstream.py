@@ -331,14 +331,7 @@ class _Connection:
 
     def accepted(self) -> bool | None:
         """Has the server accepted us, or are we queued?  None if that cannot be seen."""
-        if self._socket.family == AF_UNIX:
-            return sockdiag.unix_peer_accepted(self._socket.fileno())
-        try:
-            # The server's end of this connection, if it is on this machine.
-            theirs = sockdiag.find_tcp(self._peer, self._own)
-        except OSError:  # reset; the reader is about to find out
-            return None
-        return None if theirs is None else theirs.inode != 0
+        return sockdiag.accepted(self._socket)
 
     def held_by_another(self) -> bool:
         """Has the server accepted another client that is still there?
