@@ -345,6 +345,28 @@ def test_what_cannot_be_used_is_said_and_left_and_all_begins_anew(
     assert not [line for line in others if not line.startswith("vm: ")], others
 
 
+def test_what_others_pass_is_none_of_ours(user: User, directory: Path) -> None:
+    """A socket unit's, say."""
+    environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "unknown"}
+    run = directory / "run"
+    script = (
+        "import os, sys; os.dup2(os.open('/dev/null', 0), 3);"
+        "os.environ['LISTEN_PID'] = str(os.getpid()); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    words = ["ttybridge", "run", "vm=ws://127.0.0.1:9", "--json", "--runtime-dir", str(run)]
+    with user.popen(
+        ["python", "-c", script, *words],
+        environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["name"] == "vm"
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+        assert all(line.startswith(b"vm: ") for line in said.splitlines()), said
+
+
 def test_a_configuration_that_is_bad_by_then_leaves_too(user: User, directory: Path) -> None:
     config = directory / "config.toml"
     config.write_text("nonsense")

@@ -395,6 +395,8 @@ def test_a_restart_is_noticed_by_nobody(manager: UserManager, boot: Boot, lives:
             manager.systemctl("restart", UNIT)
             assert manager.pid() != pid
             desk.wait_lines()
+            ask(manager, "exec")  # what came from the store goes on by exec as well
+            desk.wait_lines()
             assert [w.wrong for w in desk.witnesses] == [[], [], []], number
         wait_attached(manager, 3)
         now = status(manager)

@@ -15,7 +15,7 @@ from bridge.base.handover import NOBODY, Bag, Keeper, Left, Record, RecordError,
 from bridge.base.printable import printable
 from bridge.kernel import succession
 from bridge.service import process
-from bridge.systemd import manager
+from bridge.systemd import keeping, manager
 from bridge.systemd import notify as systemd
 from bridge.systemd.fdstore import RECORD
 from bridge.systemd.keeping import StoreKeeper
@@ -37,7 +37,7 @@ class Heritage:
     @classmethod
     async def claim(cls) -> "Heritage":
         """What has been passed to this process; what cannot be used is left already."""
-        bag, stored, record = Bag(), systemd.listen_fds(), None
+        bag, stored, record = Bag(), keeping.passed(), None
         try:
             record = succession.inherit(bag)
         except RecordError as error:
@@ -123,7 +123,7 @@ def decline() -> None:
     bag = Bag()
     with suppress(RecordError):  # no matter what it says
         succession.inherit(bag)
-    _add(bag, systemd.listen_fds())
+    _add(bag, keeping.passed())
     succession.close(bag)
 
 

@@ -8,6 +8,7 @@ end, if another process is to go on, it is whole.
 import enum
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 
@@ -17,7 +18,7 @@ from bridge.base.handover import Bag, Record, RecordError, Role
 from bridge.kernel import succession
 from bridge.systemd import fdstore, manager
 from bridge.systemd.fdstore import RECORD, Rank, Store
-from bridge.systemd.notify import Notifier
+from bridge.systemd.notify import Notifier, listen_fds
 
 log = logging.getLogger("ttybridge")
 
@@ -35,6 +36,15 @@ _RANKS = {
     Role.LISTENER: Rank.LISTENER,  # the next process may listen there anew
     Role.CLIENT: Rank.CLIENT,
 }
+
+
+# A role and a number.
+_NAME = re.compile(f"{RECORD}|[{''.join(role.value for role in Role)}][0-9]+")
+
+
+def passed() -> list[tuple[str, int]]:
+    """What systemd has passed to this process from its store; not what else it may have."""
+    return [(name, fd) for name, fd in listen_fds() if _NAME.fullmatch(name)]
 
 
 class Heir(enum.Enum):
@@ -56,7 +66,7 @@ class StoreKeeper:
         self._meaning = fdstore.Record(fds.pop(RECORD, None))
         self._store.put(RECORD, self._meaning.fd)
         self._names = {fd: name for name, fd in fds.items()}
-        self._last = max((int(name[1:]) for name in fds if name[1:].isdecimal()), default=0)
+        self._last = max((int(name[1:]) for name in fds), default=0)
         self._news = trio.Event()
         self._complained = False
 
