@@ -13,6 +13,7 @@ upstream    the one connection to a console's server: made, kept, left with mann
 endpoints   where local programs come in: PTY, raw, telnet, Unix socket, websocket
 logs        a console's output as a file that one can grep
 vms         which QEMUs run, what they offer, what they say
+doctor      what a guest is doing, and what would help it to speak
 systemd     ready, alive, reloading; descriptors that outlive the process; the unit
 service     all consoles together, what can be asked of them, and the whole process
 commands    what stands behind each subcommand

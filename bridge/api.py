@@ -41,7 +41,8 @@ from bridge.base.wire import (
 )
 from bridge.commands.client import unreachable
 from bridge.console.manners import MAX_REPLAY
-from bridge.kernel.runtime import CONTROL, default_directory, short_path
+from bridge.kernel.homes import default_directory
+from bridge.kernel.runtime import CONTROL, short_path
 
 # How often that is looked at which there is no event to wait for.
 _LOOK_AGAIN = 0.05

@@ -19,6 +19,7 @@ from bridge.commands import check as cmd_check
 from bridge.commands import common as command
 from bridge.commands import complete as cmd_complete
 from bridge.commands import discover as cmd_discover
+from bridge.commands import doctor as cmd_doctor
 from bridge.commands import install as cmd_install
 from bridge.commands import log as cmd_log
 from bridge.commands import path as cmd_path
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.command
-        return run(arguments)
+        code = run(arguments)
+        command.finish()
     except BridgeError as error:
         print(f"ttybridge: {error}", file=sys.stderr)
         return error.exit_code
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads our output any more (`ttybridge ... | head`).
         command.say_no_more()
         return 1
+    else:
+        return code
 
 
 def _mend_streams() -> None:
@@ -60,6 +64,10 @@ def _mend_streams() -> None:
 
 class _Parser(argparse.ArgumentParser):
     """One line for a wrong command line, as for every other error."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        command.finish()  # of --help and --version
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -81,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_ask.add_to(commands)
     cmd_check.add_to(commands)
     cmd_discover.add_to(commands)
+    cmd_doctor.add_to(commands)
     cmd_log.add_to(commands)
     cmd_install.add_to(commands)
     cmd_complete.add_to(commands, top)

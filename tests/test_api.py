@@ -181,11 +181,9 @@ async def test_errors_are_one_line_each(service: api.Service, directory: Path) -
         await api.Service(directory / "none").status()
 
 
-async def test_the_default_is_the_commands(
-    user: User, demo: Bridge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/somewhere")
-    assert api.Service().directory == Path("/run/somewhere/ttybridge")
+def test_the_default_is_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert api.Service().directory == tmp_path / "ttybridge"
 
 
 async def test_a_restart_goes_unnoticed(user: User, directory: Path) -> None:

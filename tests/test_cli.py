@@ -184,6 +184,9 @@ def test_a_directory_that_will_not_do(user: User, directory: Path, base: Path) -
     ("arguments", "message"),
     [
         (["run", "vm=http://h"], "console 'http://h': scheme 'http' is not known; allowed: ws"),
+        (["run", "vm1"], "console 'vm1': no URL; allowed: URL or NAME=URL, as vm1=ws://127.0.0.1"),
+        (["run", "localhost:4555"], "console 'localhost:4555': no URL; ws://localhost:4555 is one"),
+        (["run", "vm1=h:1"], "console 'h:1': "),
         (["run", "ws://h:99999"], "console 'ws://h:99999': Port out of range"),
         (["run", f"a b={URL}"], "console 'a b': not a name; allowed: 1 to 64"),
         (["run", f"vm={URL}", f"vm={URL}"], "two consoles are named 'vm'"),
@@ -271,7 +274,12 @@ def stop_when_waiting(process: "subprocess.Popen[bytes]") -> None:
 
 def test_a_host_name_that_cannot_be(user: User, directory: Path) -> None:
     with Bridge(user, directory / "run", "vm=ws://a..b:4555") as bridge:
-        bridge.wait_message("vm: WAITING: host name")
+        bridge.wait_message("vm: WAITING: host name[^0]*$")
+
+
+def test_a_port_that_was_not_named_is_told(user: User, directory: Path) -> None:
+    with Bridge(user, directory / "run", "vm=ws://a..b") as bridge:
+        bridge.wait_message(r"vm: WAITING: host name.* \(port 80, for the URL names none\)$")
 
 
 def test_help_and_version(user: User) -> None:

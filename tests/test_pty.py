@@ -383,6 +383,59 @@ def test_a_client_that_polls_leaves_reads_that_wait(
     cat.communicate()
 
 
+SETTINGS = """
+fd = open_link()
+size = fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
+say((termios.tcgetattr(fd), struct.unpack("=4H", size)))
+"""
+
+# What a client may leave: with a speed of no name (pyserial's 250000), with none (`stty 0`).
+LEFTOVERS = {
+    "termios": """
+        new[:4] = [termios.IXON | termios.ICRNL, termios.OPOST, new[2], termios.ECHO]
+        new[2] |= termios.CRTSCTS | termios.CSTOPB | termios.PARENB | termios.PARODD
+        new[2] &= ~(termios.CLOCAL | termios.HUPCL)
+        new[6][termios.VMIN], new[6][termios.VTIME] = 0, 7
+        termios.tcsetattr(fd, termios.TCSANOW, new)
+    """,
+    "no speed": """
+        new[4] = new[5] = termios.B0
+        termios.tcsetattr(fd, termios.TCSANOW, new)
+    """,
+    "odd speed": """
+        TCGETS2, TCSETS2, BOTHER, CBAUD = 0x802C542A, 0x402C542B, 0o010000, 0o010017
+        new = bytearray(fcntl.ioctl(fd, TCGETS2, bytes(44)))
+        cflag = struct.unpack_from("=I", new, 8)[0] & ~CBAUD | BOTHER
+        struct.pack_into("=I", new, 8, cflag)
+        struct.pack_into("=2I", new, 36, 250000, 250000)
+        fcntl.ioctl(fd, TCSETS2, bytes(new))
+    """,
+    "size": 'fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("=4H", 24, 80, 0, 0))',
+}
+
+
+@pytest.mark.parametrize("left", LEFTOVERS)
+def test_settings_end_with_their_client(user: User, bridge: Bridge, raw: Client, left: str) -> None:
+    """A client that is killed restores nothing; the next one meets a PTY as from its birth."""
+
+    def seen() -> str:
+        client = Script(user, bridge, SETTINGS)
+        told = client.heard()
+        client.end()
+        return told
+
+    birth = seen()
+    body = textwrap.dedent(LEFTOVERS[left])
+    script = f"fd = open_link()\nnew = termios.tcgetattr(fd)\n{body}\nsay('set')\nwait_told()"
+    client = Script(user, bridge, script)
+    assert client.heard() == "set"
+    client.process.kill()
+    client.process.communicate()
+    # Who opens it at the same moment may be before us.
+    eventually(lambda: seen() == birth)
+    command(raw, "echo it lives")
+
+
 def test_the_last_keys_of_a_client_who_leaves_are_typed(
     user: User, bridge: Bridge, raw: Client
 ) -> None:

@@ -89,6 +89,18 @@ def test_readme_discover(user: User) -> None:
     assert run == "ttybridge run --discover"
 
 
+def test_readme_doctor(user: User, directory: Path) -> None:
+    (command,) = [c for c in readme.commands() if c.startswith("ttybridge doctor")]
+    env = {"XDG_RUNTIME_DIR": str(directory)}
+    with Fake("shell") as vm, Bridge(user, directory / "ttybridge", f"vm1={vm.url}") as bridge:
+        bridge.wait_message("vm1: ONLINE")
+        done = user.run(command.split(), env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("vm1: a shell\n")
+        with Client(bridge.raw) as client:
+            client.sync()  # nothing was left on its line
+
+
 def test_every_command_of_the_readme_is_run_here() -> None:
     # tests/test_systemd.py runs the last of these, under a systemd of its own.
     known = (
@@ -100,6 +112,7 @@ def test_every_command_of_the_readme_is_run_here() -> None:
         "echo",
         *(f"ttybridge {word}" for word in ("status", "send", "wait", "add", "remove", "reload")),
         "ttybridge discover",
+        "ttybridge doctor",
         "ttybridge install",
     )
     assert [c for c in readme.commands() if not c.startswith(known)] == []

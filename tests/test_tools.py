@@ -64,11 +64,15 @@ def desk(tools: None, user: User, linux: Path, base: Path) -> Iterator[Desk]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each tool once or, in the long run, five times in a row."""
+    """Each tool and program once or, in the long run, five times in a row."""
+    rounds = 5 if metafunc.config.getoption("--long") else 1
     if "tool" in metafunc.fixturenames:
-        rounds = 5 if metafunc.config.getoption("--long") else 1
         tools = [tool for tool in TOOLS.values() for _ in range(rounds)]
         metafunc.parametrize("tool", tools, ids=lambda tool: tool.name)
+    if "turn" in metafunc.fixturenames:
+        metafunc.parametrize("turn", range(rounds))
+    if "program" in metafunc.fixturenames:
+        metafunc.parametrize("program", [name for name in PROGRAMS for _ in range(rounds)])
 
 
 def test_tool(desk: Desk, directory: Path, tool: Tool) -> None:
@@ -139,11 +143,17 @@ def use(terminal: Terminal, desk: Desk) -> None:
 
 
 def paste_a_line(terminal: Terminal) -> None:
+    line, digest = line_to_paste()
+    terminal.paste(line + "\n")
+    terminal.wait_for(digest)
+
+
+def line_to_paste() -> tuple[str, str]:
+    """A command of LINE bytes with its Enter, and what it prints if all of it has arrived."""
     text = words(LINE - len("echo -n '' | md5sum\n"))
-    line = f"echo -n '{text}' | md5sum\n"
-    assert len(line) == LINE
-    terminal.paste(line)
-    terminal.wait_for(hashlib.md5(text.encode()).hexdigest())
+    line = f"echo -n '{text}' | md5sum"
+    assert len(line) + 1 == LINE
+    return line, hashlib.md5(text.encode()).hexdigest()
 
 
 def paste_many_lines(terminal: Terminal) -> None:
@@ -202,12 +212,15 @@ PROGRAMS = {name: readme.code(opened)[0] for name, opened in readme.table("in Py
 
 PYSERIAL = """
 port = OPEN
+if FRESH and port.port == link:
+    past = port.read_until(b"MARK")
+    assert past.endswith(b"MARK"), past
 port.write(b"\\rkeys 3 NUMBER\\r")
 assert port.read_until(b"ready-NUMBER\\r\\n").endswith(b"ready-NUMBER\\r\\n")
 port.write(b"a\\rb")
 answer = port.read_until(b"\\n")
 assert answer == b" 61 0d 62\\n", answer
-port.write(b"echo -n 'TEXT' | md5sum\\r")
+port.write(b"LINE\\r")
 assert port.read_until(b"DIGEST").endswith(b"DIGEST")
 port.close()
 """
@@ -215,12 +228,13 @@ port.close()
 PEXPECT = """
 child = OPEN
 child.expect("attached to|Escape character")
+child.expect_exact("MARK")
 child.send("\\rkeys 3 NUMBER\\r")
 child.expect("ready-NUMBER\\r\\n")
 child.send("a\\rb")
 child.expect_exact(" 61 0d 62\\n")
 assert child.before == b"", child.before
-child.send("echo -n 'TEXT' | md5sum\\r")
+child.send("LINE\\r")
 child.expect("DIGEST")
 child.send("\\x1d")
 if child.expect(["telnet> ", pexpect.EOF]) == 0:
@@ -231,29 +245,40 @@ assert child.exitstatus == 0
 """
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_program(desk: Desk, name: str) -> None:
-    """In one process twice: it opens, types, pastes, sees, closes, and opens anew."""
-    library = name.partition(",")[0]
-    code = f"import {library}, sys; link = sys.argv[1]\n"
+def test_program(desk: Desk, program: str) -> None:
+    """It opens, types, pastes, sees, closes and opens anew at once; and comes back.
+
+    Like every terminal, a program on the PTY first reads what was printed before; but one
+    that opens it anew at once may never have been away for the kernel.
+    """
     for _ in range(2):
-        text = words(LINE)
-        replaced = {
-            "OPEN": desk.localised(PROGRAMS[name]),
-            "NUMBER": str(desk.number()),
-            "TEXT": text,
-            "DIGEST": hashlib.md5(text.encode()).hexdigest(),
-        }
-        once = {"pyserial": PYSERIAL, "pexpect": PEXPECT}[library]
-        for word, meaning in replaced.items():
-            once = once.replace(word, meaning)
-        code += once
-    code = code.replace("import pyserial", "import serial")
-    done = desk.user.run(["python", "-c", code, desk.bridge.link], env=desk.environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    desk.wait_alone()
+        mark = desk.leave_a_mark()
+        code = one_opening(desk, program, mark, fresh=True)
+        code += one_opening(desk, program, mark, fresh=False)
+        done = desk.user.run(["python", "-c", code, desk.bridge.link], env=desk.environment)
+        assert done.returncode == 0, done.stderr
+        desk.wait_alone()
 
 
+def one_opening(desk: Desk, program: str, mark: str, *, fresh: bool) -> str:
+    """The code of a ``program`` that opens the console once."""
+    library = {"pyserial": "serial", "pexpect": "pexpect"}[program.partition(",")[0]]
+    code = {"serial": PYSERIAL, "pexpect": PEXPECT}[library]
+    line, digest = line_to_paste()
+    replaced = {
+        "OPEN": desk.localised(PROGRAMS[program]),
+        "FRESH": str(fresh),
+        "NUMBER": str(desk.number()),
+        "MARK": mark,
+        "LINE": line,
+        "DIGEST": digest,
+    }
+    for word, meaning in replaced.items():
+        code = code.replace(word, meaning)
+    return f"import {library}, sys; link = sys.argv[1]\n{code}"
+
+
+@pytest.mark.usefixtures("turn")
 def test_redirections(desk: Desk) -> None:
     """`cat` reads and types; a file is typed whole though its writer is gone at once."""
     mark, number = desk.leave_a_mark(), desk.number()
@@ -274,16 +299,17 @@ def test_redirections(desk: Desk) -> None:
     desk.wait_alone()
 
 
+@pytest.mark.usefixtures("turn")
 def test_readme_scripts(desk: Desk) -> None:
     scripts = [c for c in readme.commands() if c.startswith(("printf", "echo"))]
     assert len(scripts) == 2
     with Client(desk.bridge.raw) as witness:
-        witness.type(b"stty -echo; uptime() { echo since-$((3 * 3)); }\r")
-        witness.read_until(PROMPT)
+        witness.type(b"stty -echo; uptime() { echo since-$((3 * 3)); }; echo set-$((1 + 1))\r")
+        witness.read_until(b"set-2\r\n" + PROMPT)
         answer = desk.sh(scripts[0]).stdout
         assert "-cloud-amd64" in answer
         desk.sh(scripts[1])
-        witness.read_until(b"since-9")
+        witness.read_until(b"since-9\r\n" + PROMPT)
         witness.type(b"stty echo\r")
         witness.read_until(PROMPT)
 

@@ -115,6 +115,26 @@ def test_a_paste_into_linux_is_exact(
         assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
 
 
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_a_paste_into_linux_without_websocket_is_exact(
+    user: User, directory: Path, boot: Boot, linux: Path, paste: bytes, unix: bool
+) -> None:
+    """As fast as the guest reads.  tests/test_upstream.py has the same over TLS, to a boot sector."""
+    vm = boot("linux", linux=linux, websocket=False, unix=unix)
+    with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
+        client.socket.settimeout(60)
+        bridge.wait_message("ONLINE")
+        client.type(b"\r")  # before we came it may have printed its prompt to nobody
+        client.read_until(b"guest# ")
+        assert bridge.status()["input"]["mode"] == "direct"
+        client.type(b"md5sum\r")
+        client.read_until(b"md5sum\r\n")
+        client.type(paste + b"\x04")
+        client.read_until(hashlib.md5(paste.replace(b"\r", b"\n")).hexdigest().encode())
+        client.read_until(b"guest# ")
+        assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
+
+
 def test_a_paste_into_a_uart_without_fifo_is_exact(user: User, directory: Path, boot: Boot) -> None:
     """As boot loaders have it; QEMU 7.2 drops one of two bytes that come together."""
     vm = boot("echo")

@@ -104,3 +104,11 @@ def test_loopback() -> None:
     assert TcpAddress("127.0.0.9", 1).loopback == {"127.0.0.9"}
     assert TcpAddress("192.0.2.1", 1).loopback == frozenset()
     assert TcpAddress("localhost.example", 1).loopback == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("ws://h", 80), ("wss://h/x", 443), ("ws://h:80", 0), ("tcp://h:1", 0), ("unix:///x", 0)],
+)
+def test_a_port_that_was_not_named_is_told(text: str, port: int) -> None:
+    assert (f"port {port}," in UpstreamUrl.parse(text).reminder) is bool(port)

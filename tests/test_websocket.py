@@ -19,7 +19,7 @@ from websockets.uri import parse_uri
 
 from bridge.settings.url import UpstreamUrl
 from bridge.upstream import websocket
-from bridge.upstream.protocol import Retry
+from bridge.upstream.protocol import End, Retry
 from bridge.upstream.websocket import MAX_FRAME, Wire, peel
 
 URL = UpstreamUrl.parse("ws://127.0.0.1:4555")
@@ -282,12 +282,17 @@ def test_data_right_behind_the_handshake_is_kept(step: int) -> None:
 @pytest.mark.parametrize(
     ("said", "reason", "retry"),
     [
-        (b"HTTP/1.1 404 Not Found\r\n\r\n", "path is exactly /", Retry.NO),
-        (b"HTTP/1.1 400 Bad Request\r\nServer: QEMU VNC", "400 Bad Request", Retry.NO),
-        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "refused: HTTP/1.0 200 OK", Retry.NO),
+        (b"HTTP/1.1 404 Not Found\r\nServer: QEMU VNC\r\n\r\n", "path is exactly /", Retry.NO),
+        (b"HTTP/1.1 400 Bad Request\r\nServer: QEMU VNC", "refused: HTTP/1.1 400 Bad", Retry.NO),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "^a web server.*'HTTP/1.0 200 OK'.*port", Retry.NO),
+        (b"HTTP/1.1 301 Moved\r\n\r\n", "^a web server.*'HTTP/1.1 301 Moved'", Retry.NO),
+        (b"HTTP/1.1 404 Not Found\r\nServer: nginx\r\n\r\n", "^a web server", Retry.NO),
+        (b"HTTP/1.1 401 Who\r\n\r\n", "^refused: HTTP/1.1 401 Who$", Retry.NO),
+        (b"HTTP/1.0 400 Bad\r\n\r\nyou spoke HTTP to an HTTPS server", "wss://", Retry.NO),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502", Retry.YES),
         (b"HTTP/1.1 101 Sure\r\n\r\n", "not a websocket", Retry.NO),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "websocket=on", Retry.NO),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "^an ssh server.*2.0-OpenSSH_9.2'", Retry.NO),
+        (b"GET / HTTP/1.1\r\n", "websocket=on.*tcp://", Retry.NO),
         (b"\x1b[31mlogin: ", r"\\x1b\[31mlogin", Retry.NO),
         (b"\x15\x03\x01\x00\x02\x02\x28", "speaks TLS.*wss://", Retry.NO),
         (b"HTTP/1.1 403 Request Entity Too Large\r\n\r\n", "32 lines and 4096 bytes", Retry.NO),
@@ -304,6 +309,16 @@ def test_an_answer_other_than_101_is_judged(said: bytes, reason: str, retry: Ret
     assert wire.end is not None
     assert re.search(reason, wire.end.reason)
     assert wire.end.retry is retry
+
+
+def test_a_loss_before_any_answer_may_be_for_want_of_tls() -> None:
+    wire = Wire(URL)
+    wire.receive_loss(End("reset"))
+    assert wire.end is not None
+    assert re.fullmatch(r"reset; .*wss://", wire.end.reason)
+    for told in (open_wire(), Wire(UpstreamUrl.parse("wss://h:1"))):
+        told.receive_loss(End("reset"))
+        assert told.end == End("reset")
 
 
 def test_the_end_of_the_stream_is_the_end_of_the_vm() -> None:

@@ -11,6 +11,7 @@ ask         send, break, add, remove, reload
 check       is a file good?
 install     the unit
 discover    which VMs there are
+doctor      who is at the other end
 log         what a console has printed
 complete    what Tab gives
 """

@@ -122,7 +122,8 @@ class _Session:
         return dict(poll.poll(self._quiet and self._quiet * 1000 if idle else None))
 
     def _show(self) -> None:
-        with suppress(BlockingIOError):  # whoever gave us the descriptor had it so
+        # Blocking: whoever gave us the descriptor had it so.
+        with command.speaking(), suppress(BlockingIOError):
             # PIPE_BUF: a pipe that can be written to takes so much without blocking.
             written = os.write(_OUTPUT, self._output[: select.PIPE_BUF])
             self._output = self._output[written:]

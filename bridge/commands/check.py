@@ -20,5 +20,5 @@ def add_to(commands: "Subparsers") -> None:
 def _check(arguments: argparse.Namespace) -> int:
     file = arguments.file or command.default_config()
     consoles = command.load(file).consoles
-    print(f"{file}: good, {len(consoles)} console{'s' if len(consoles) != 1 else ''}")
+    command.say(f"{file}: good, {len(consoles)} console{'s' if len(consoles) != 1 else ''}")
     return 0

@@ -4,6 +4,7 @@ Imports nothing heavy; ``contrib/control.md`` says what is spoken.
 """
 
 import errno
+import shlex
 import socket
 import struct
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Self
 from bridge.base.errors import AskError, GoneError, StartError
 from bridge.base.printable import printable
 from bridge.base.wire import answer, gone, request
+from bridge.kernel.homes import default_directories, passed_over
 from bridge.kernel.runtime import CONTROL, holder, short_path
 
 __all__ = ["AskError", "Client", "GoneError"]
@@ -108,9 +110,21 @@ class Client:
 def unreachable(directory: Path, error: OSError) -> StartError:
     """Why the control socket in ``directory`` could not be connected to."""
     if error.errno in _NOBODY:
-        return StartError(
-            f"no ttybridge runs with {printable(str(directory))}; start one with 'ttybridge run'"
-            " or 'systemctl --user start ttybridge'"
-        )
+        return nobody(directory)
     where = printable(str(directory / CONTROL))
     return StartError(f"control socket {where}: {error.strerror or error}")
+
+
+def nobody(directory: Path) -> StartError:
+    """There is no service of ``directory``; another shell may have found another default."""
+    text = f"no ttybridge runs with {printable(str(directory))}"
+    defaults = default_directories()
+    if directory in defaults and (why := passed_over()):
+        text += f"; {why}"
+    other = next((d for d in defaults if d != directory and holder(d) is not None), None)
+    if other is not None:
+        said = printable(shlex.quote(str(other)), 1000)
+        return StartError(f"{text}; one runs with another directory: add --runtime-dir {said}")
+    return StartError(
+        f"{text}; start one with 'ttybridge run' or 'systemctl --user start ttybridge'"
+    )

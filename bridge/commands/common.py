@@ -3,11 +3,13 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from bridge.base.errors import ConfigError, StartError
-from bridge.kernel.runtime import default_directory
+from bridge.kernel.homes import config_home, default_directory
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,15 +33,29 @@ def directory(arguments: argparse.Namespace) -> Path:
 
 def say(text: str) -> None:
     """Print ``text`` at once; raises StartError where that cannot be, BrokenPipeError too."""
+    with speaking() as output:
+        print(text, file=output, flush=True)
+
+
+@contextmanager
+def speaking() -> Iterator[TextIO]:
+    """Standard output; what it does not take is a StartError, but for BrokenPipeError."""
     if sys.stdout is None:  # closed by whoever started us
         raise StartError("standard output is closed")
     try:
-        print(text, flush=True)
+        yield sys.stdout
     except BrokenPipeError:
         raise
     except OSError as error:
         say_no_more()
         raise StartError(f"standard output: {error.strerror}") from error
+
+
+def finish() -> None:
+    """Have everything printed; raises as ``speaking`` does."""
+    if sys.stdout is not None:
+        with speaking() as output:
+            output.flush()
 
 
 def say_no_more() -> None:
@@ -67,5 +83,4 @@ def load(file: Path) -> "Configuration":
 
 
 def default_config() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "ttybridge" / "config.toml"
+    return config_home() / "ttybridge" / "config.toml"

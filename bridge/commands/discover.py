@@ -19,5 +19,5 @@ def add_to(commands: "Subparsers") -> None:
 def _discover(arguments: argparse.Namespace) -> int:
     from bridge.vms import listing
 
-    listing.show(as_json=arguments.json, directory=arguments.runtime_dir)
+    listing.show(command.say, as_json=arguments.json, directory=arguments.runtime_dir)
     return 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bridge.base.errors import StartError
 from bridge.base.printable import printable
 from bridge.commands import common as command
+from bridge.kernel.homes import config_home, session_directory
 from bridge.systemd import unit
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def add_to(commands: "Subparsers") -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    file = _config_home() / "systemd" / "user" / unit.NAME
+    file = config_home() / "systemd" / "user" / unit.NAME
     if arguments.uninstall:
         return _uninstall(file, force=arguments.force)
     config = (arguments.config or command.default_config()).absolute()
@@ -181,11 +182,9 @@ class _Systemctl:
         if program is None:
             raise StartError("no systemctl here: `ttybridge install` is for systemd")
         self._program = program
-        self._environment = dict(os.environ)
-        if not self._environment.get("XDG_RUNTIME_DIR"):
-            self._environment["XDG_RUNTIME_DIR"] = f"/run/user/{os.getuid()}"
-        private = Path(self._environment["XDG_RUNTIME_DIR"], "systemd", "private")
-        self.manager = os.access(private, os.W_OK)
+        session = session_directory()  # `su` may have left another user's in the variable
+        self._environment = os.environ | {"XDG_RUNTIME_DIR": str(session)}
+        self.manager = os.access(session / "systemd" / "private", os.W_OK)
         """Is there a user's systemd to talk to?  Without one, units can still be enabled."""
         if not self.manager:
             self._environment["SYSTEMD_OFFLINE"] = "1"
@@ -209,10 +208,6 @@ class _Systemctl:
             errors="backslashreplace",
             check=False,
         )
-
-
-def _config_home() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
 
 
 def _user() -> str:

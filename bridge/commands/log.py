@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +35,8 @@ def _log(arguments: argparse.Namespace) -> int:
 
     pattern, since = _pattern(arguments.grep), _since(arguments.since)
     directory = log_directory()
+    with command.speaking() as output:
+        shown_at = output.fileno()
     with _translated():
         reader = LogReader(directory, arguments.name)
     with reader:
@@ -45,20 +46,24 @@ def _log(arguments: argparse.Namespace) -> int:
                 f" in {command.default_config()}, then: ttybridge reload"
             )
         view = View(pattern, raw=arguments.raw)
-        output = sys.stdout.buffer
-        for data in _pieces(reader, since, follow=arguments.follow):
-            output.write(view.feed(data))
-            output.flush()
-        output.write(view.end())
-        output.flush()
+        for data in _pieces(reader, since, shown_at if arguments.follow else None):
+            _show(view.feed(data))
+        _show(view.end())
     return 0
 
 
-def _pieces(reader: "LogReader", since: datetime | None, *, follow: bool) -> Iterator[bytes]:
+def _show(data: bytes) -> None:
+    with command.speaking() as output:
+        output.buffer.write(data)
+        output.buffer.flush()
+
+
+def _pieces(reader: "LogReader", since: datetime | None, follow: int | None) -> Iterator[bytes]:
+    """``follow`` is where it is shown: the reading goes on until nobody looks on there."""
     with _translated():
         yield from reader.read(since)
-        if follow:
-            yield from reader.follow(sys.stdout.fileno())
+        if follow is not None:
+            yield from reader.follow(follow)
 
 
 @contextmanager

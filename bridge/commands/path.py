@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from bridge.base.errors import StartError
 from bridge.base.printable import printable
 from bridge.commands import common as command
-from bridge.kernel.runtime import find_link
+from bridge.commands.client import nobody
+from bridge.kernel.runtime import find_link, holder
 
 if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
@@ -23,8 +24,10 @@ def _path(arguments: argparse.Namespace) -> int:
     directory = command.directory(arguments)
     link = find_link(directory, arguments.name)
     if link is None:
+        if holder(directory) is None:
+            raise nobody(directory)
         raise StartError(
-            f"no console '{printable(arguments.name)}' in {directory} (is ttybridge running?)"
+            f"no console '{printable(arguments.name)}' in {printable(str(directory), 1000)}"
         )
     command.say(str(link))
     return 0

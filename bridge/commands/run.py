@@ -3,13 +3,16 @@
 import argparse
 import dataclasses
 import json
+import logging
 import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.base.errors import StartError
+from bridge.base.printable import printable
 from bridge.commands import common as command
+from bridge.kernel.homes import passed_over
 from bridge.service import messages
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from bridge.service.bridged import Place
     from bridge.service.daemon import Plan
     from bridge.settings.config import Configuration
+
+_log = logging.getLogger("ttybridge")
 
 _NOTHING_TO_RUN = """\
 nothing to run: no CONSOLE given, and no {config}
@@ -122,8 +127,15 @@ def _serve(plan: "Plan", arguments: argparse.Namespace) -> int:
     where = (
         f" --runtime-dir {shlex.quote(str(arguments.runtime_dir))}" if arguments.runtime_dir else ""
     )
+    directory = command.directory(arguments)
     show = _as_json if arguments.json else partial(_as_table, where)
-    daemon.run(plan, command.directory(arguments), show)
+
+    def announce(places: "list[Place]") -> str:
+        if not arguments.runtime_dir and (why := passed_over()):
+            _log.warning("%s; links are in %s", why, printable(str(directory), 1000))
+        return show(places)
+
+    daemon.run(plan, directory, announce)
     return 0
 
 

@@ -10,7 +10,8 @@ behaviour of Linux (drivers/tty/pty.c, n_tty.c) or of a tool:
   client, and nothing waited for, because the master polls as hung up for ever.
   inotify on the slave says when to look again; POLLHUP is the truth.
 - All tools flush shortly after they open, so output begins when that is over.
-- After each session the slave's buffer is emptied: it would be shown to the next client.
+- After each session the slave's buffer is emptied, which would be shown to the next client,
+  and the settings are those of its birth: none of the client's may trouble the next one.
 - screen sets TIOCEXCL, which the kernel keeps while the master is open and which locks
   out everybody but root: such a PTY is replaced.
 - No slave is ever kept open, or its HUP would be lost; O_NOCTTY always, or the PTY could
@@ -41,6 +42,7 @@ _TIOCGPTN = 0x80045430
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG = range(4)
 _CC = 6
+_BIRTH_CFLAG = termios.CREAD | termios.CLOCAL | termios.HUPCL | termios.CS8 | termios.B38400
 _OPEN_SLAVE = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 
 # Output to a fresh client begins when its last flush or setting is QUIET ago; the tools'
@@ -69,7 +71,7 @@ class Pty:
         try:
             fcntl.ioctl(master, termios.TIOCPKT, struct.pack("=i", 1))
             pty = cls(master)
-            pty._make_raw()
+            pty._reset()
             # devpts is often mounted mode=620,gid=tty; group tty could type into the guest.
             os.chmod(pty.path, 0o600)
             # Until here nobody can open it.
@@ -147,13 +149,19 @@ class Pty:
             termios.tcflow(slave, termios.TCOON)  # a client's TCOOFF outlives it
         finally:
             os.close(slave)
-        self._make_raw()
+        self._reset()
+        return True
+
+    def _reset(self) -> None:
+        """The settings, and the size, of a PTY that nobody has had yet."""
+        settings = termios.tcgetattr(self.fd)
+        settings[:_CC] = [0, 0, _BIRTH_CFLAG, _EXTPROC, termios.B38400, termios.B38400]
         # A client that polls (pyserial) would leave to the next one (cat) reads of nothing,
         # which are the end of a file.
-        settings = termios.tcgetattr(self.fd)
         settings[_CC][termios.VMIN], settings[_CC][termios.VTIME] = 1, 0
         termios.tcsetattr(self.fd, termios.TCSANOW, settings)
-        return True
+        # A serial line has none; another terminal's would mislead whoever asks.
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("=4H", 0, 0, 0, 0))
 
     def _make_raw(self) -> None:
         """Undo what would change bytes; speed, size and stop bits are the client's fancy."""

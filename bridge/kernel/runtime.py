@@ -24,26 +24,6 @@ UNIX = ".unix"
 CONTROL = ".control"
 
 
-def default_directory() -> Path:
-    """Where the runtime directory is without --runtime-dir; never in /tmp."""
-    if base := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(base) / "ttybridge"
-    # `su` and cron leave the variable out; the directory may still be there.
-    session = Path(f"/run/user/{os.getuid()}")
-    try:
-        status = session.stat()
-    except OSError:
-        pass
-    else:
-        if status.st_uid == os.getuid():
-            return session / "ttybridge"
-    return state_home() / "ttybridge" / "run"
-
-
-def state_home() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-
-
 def find_link(directory: Path, name: str) -> Path | None:
     """The link of console ``name`` if a service is there to answer for it."""
     link = directory / name
@@ -82,6 +62,7 @@ class RuntimeDirectory:
     def __enter__(self) -> Self:
         if self._handed_over is not None:
             self._lock = _Lock(self._handed_over)
+            self._stay()
             return self
         self._make()
         self._lock = self._take_lock()
@@ -113,6 +94,12 @@ class RuntimeDirectory:
 
     def remove_control(self) -> None:
         (self.path / CONTROL).unlink(missing_ok=True)
+
+    def _stay(self) -> None:
+        """Be where the lock is, though another directory may be the default one by now."""
+        there = self.path / LOCK
+        if not there.exists() or not os.path.samestat(there.stat(), os.fstat(self._lock.fd)):
+            self.path = Path(os.readlink(f"/proc/self/fd/{self._lock.fd}")).parent
 
     def _make(self) -> None:
         try:

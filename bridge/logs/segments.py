@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.kernel.runtime import state_home
+from bridge.kernel.homes import state_home
 
 COMPRESSED = ".gz"
 

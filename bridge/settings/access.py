@@ -6,6 +6,7 @@ files that they name.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -73,7 +74,8 @@ def parse_path(value: object) -> Path:
         raise ValueError
     path = Path(value)
     if value.startswith("~/"):
-        path = Path.home() / value[2:]
+        with suppress(RuntimeError):  # no home is known: it stays relative
+            path = path.expanduser()
     if not path.is_absolute():
         raise ValueError
     return path

@@ -27,7 +27,7 @@ from bridge.settings.access import (
     parse_pin,
 )
 from bridge.settings.url import ALLOWED as ALLOWED_URL
-from bridge.settings.url import UpstreamUrl
+from bridge.settings.url import UpstreamUrl, url_meant
 from bridge.settings.values import (
     ANY_PORT,
     Key,
@@ -221,6 +221,8 @@ def from_arguments(arguments: Iterable[str]) -> list[ConsoleSettings]:
     for word in arguments:
         name, equals, url = word.partition("=")
         named = equals and "://" not in name
+        if not equals and "://" not in word:
+            raise UsageError(f"console '{printable(word)}': no URL; {url_meant(word)}")
         try:
             address = UpstreamUrl.parse(url if named else word)
             own_name = _name(name if named else address.default_name)

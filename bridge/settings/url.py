@@ -67,6 +67,16 @@ class Scheme(enum.Enum):
     TLS = "tls"
     UNIX = "unix"
 
+    @property
+    def without_websocket(self) -> str:
+        """How the same address begins where no websocket is spoken."""
+        return {"ws": "tcp", "wss": "tls", "ws+unix": "unix"}.get(self.value, self.value) + "://"
+
+    @property
+    def without_tls(self) -> str:
+        """How the same address begins where no TLS is spoken."""
+        return {"wss": "ws", "tls": "tcp"}.get(self.value, self.value) + "://"
+
 
 _DEFAULT_PORT = {Scheme.WS: 80, Scheme.WSS: 443}
 
@@ -143,6 +153,13 @@ class UpstreamUrl:
         return cls(text, scheme, address)
 
     @property
+    def reminder(self) -> str:
+        """What to say besides where nothing is reached: which port a URL without one means."""
+        port = _DEFAULT_PORT.get(self.scheme)
+        unsaid = port is not None and urlsplit(self.text).port is None
+        return f" (port {port}, for the URL names none)" if unsaid else ""
+
+    @property
     def default_name(self) -> str:
         """The console's name where the user gave none."""
         match self.address:
@@ -152,6 +169,14 @@ class UpstreamUrl:
                 name = path.rstrip("/").rpartition("/")[2]
         name = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("-._")
         return name[:64] or "console"
+
+
+def url_meant(word: str) -> str:
+    """What may have been meant by ``word``, in which nothing of a URL is."""
+    if re.fullmatch(r"[A-Za-z0-9.-]+:\d+", word):
+        return f"ws://{word} is one"
+    name = word if re.fullmatch(r"\w+", word, re.ASCII) else "NAME"
+    return f"allowed: URL or NAME=URL, as {name}=ws://127.0.0.1:4555"
 
 
 def _tcp_address(host: str | None, port: int | None, default: int | None) -> TcpAddress:

@@ -3,6 +3,7 @@
 certificate  * what a certificate says
 credentials    certificates and secrets in files
 protocol     * what is spoken: the face of it, and bytes as they are
+stranger     * what answers in a console's place
 websocket    * RFC 6455 as QEMU speaks it
 flood        * when a guest is read that prints without end
 dial           connecting

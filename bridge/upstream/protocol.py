@@ -58,6 +58,9 @@ class Speech(Protocol):
     def receive_eof(self) -> None:
         """The network's stream is over; ``end`` says what that means."""
 
+    def receive_loss(self, end: End) -> None:
+        """The connection is lost, which is such an ``end``, unless more is known about it."""
+
 
 class Raw:
     """The bytes as they are: a tcp or unix chardev."""
@@ -92,3 +95,6 @@ class Raw:
     def receive_eof(self) -> None:
         if self.end is None:
             self.end = End("the connection was closed (the VM is gone)")
+
+    def receive_loss(self, end: End) -> None:
+        self.end = end

@@ -108,10 +108,9 @@ class Tls(Transport):
         data = self._read(limit)
         if data:
             if first and data[0] not in _FIRST:
-                said = printable(data, 40)
-                raise TransportError(
-                    End(f"what answers does not speak TLS (it says '{said}')", Retry.NO)
-                )
+                said, scheme = printable(data, 40), "tcp" if self._bytewise else "ws"
+                reason = f"what answers does not speak TLS (it says '{said}')"
+                raise TransportError(End(f"{reason}; the URL would be {scheme}://", Retry.NO))
             self._incoming.write(data)
         elif self.ended:
             self._incoming.write_eof()

@@ -28,6 +28,8 @@ from bridge.console.console import Console
 from bridge.console.states import State
 from bridge.kernel import sockdiag
 from bridge.kernel.listeners import Listeners, Listening, is_local, who_listens
+from bridge.settings.url import UpstreamUrl
+from bridge.upstream import stranger
 from bridge.upstream.credentials import CredentialError
 from bridge.upstream.dial import DialError
 from bridge.upstream.flood import Flood
@@ -54,11 +56,12 @@ STEADY = 5.0
 HELD = "another client has this console; queued behind it"
 QUEUED = "queued, not served yet"
 UNSEEN = "no answer yet; most likely another client has this console"
-LOCKED = (
-    "nobody has this console, yet nobody is served: QEMU is stopped, or a client that left"
-    " badly has locked it (rescue: a byte from the guest, system_reset, or QMP chardev-change"
-    " to another port)"
+UNSERVED = "nobody has this console, yet nobody is served: QEMU is stopped, or "
+LOCKED = UNSERVED + (
+    "a client that left badly has locked it (rescue: a byte from the guest, system_reset, or"
+    " QMP chardev-change to another port)"
 )
+UNREAD = UNSERVED + "the guest has still to read what the last client typed"
 
 
 def delays() -> Iterator[float]:
@@ -127,7 +130,7 @@ class Upstream:
         try:
             connection = self._handed or await self._connect()
         except DialError as error:
-            self._console.enter(State.BUSY if error.full else State.WAITING, str(error))
+            self._tell(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
         except CredentialError as error:
             self._end(End(str(error), Retry.MAYBE))
@@ -160,7 +163,10 @@ class Upstream:
             self._warn("QEMU did not let go in time; the console may be locked")
 
     def _end(self, end: End) -> None:
-        self._console.enter(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
+        self._tell(State.WAITING if end.retry is Retry.YES else State.FAILED, end.reason)
+
+    def _tell(self, state: State, reason: str) -> None:
+        self._console.enter(state, reason + self._reach.url.reminder)
 
     async def _serve(self, connection: "_Connection") -> End:
         """Read until the stream has an end; the two other tasks live as long."""
@@ -213,7 +219,8 @@ class Upstream:
                     # A look may fall between one client's leaving and the next one's
                     # turn: only the second that finds no holder says something.
                     unheld = 0 if connection.held_by_another() else min(unheld + 1, 2)
-                    self._console.enter(State.BUSY, (HELD, QUEUED, LOCKED)[unheld])
+                    last = LOCKED if connection.speech.greets else UNREAD
+                    self._console.enter(State.BUSY, (HELD, QUEUED, last)[unheld])
                 case _ if connection.transport.open and not connection.speech.greets:
                     # Nobody says that he serves us; as far as can be seen, he does.
                     connection.speech.open = True
@@ -224,7 +231,7 @@ class Upstream:
                 case _:
                     silence += pause
                     if silence >= SILENCE_LIMIT:
-                        connection.give_up()
+                        connection.give_up(self._reach.url)
                         reading.cancel()
                         return
             pause = NEXT_LOOK
@@ -296,7 +303,7 @@ class _Connection:
         try:
             data = self.transport.read(READ_SIZE)
         except TransportError as error:
-            self.speech.end = error.end
+            self.speech.receive_loss(error.end)
             return b""
         self._full_reads = self._full_reads + 1 if len(data) == READ_SIZE else 0
         payload = b""
@@ -318,16 +325,9 @@ class _Connection:
         """Somebody answers, but TLS is not up yet."""
         return self.transport.heard and not self.transport.open
 
-    def give_up(self) -> None:
+    def give_up(self, url: UpstreamUrl) -> None:
         """He has accepted us, and is silent: he is no such server."""
-        what, setting = "websocket", "websocket=on"
-        if not self.transport.open:
-            what, setting = "TLS", "tls-creds"
-        self.speech.end = End(
-            f"connected, but no answer in {SILENCE_LIMIT:g} s: no {what} server;"
-            f" has the chardev {setting}?",
-            Retry.NO,
-        )
+        self.speech.end = stranger.silent(SILENCE_LIMIT, url, amid_tls=not self.transport.open)
 
     def accepted(self) -> bool | None:
         """Has the server accepted us, or are we queued?  None if that cannot be seen."""

@@ -9,8 +9,8 @@ stream is always one bytes object of ours.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from websockets.client import ClientProtocol
@@ -22,6 +22,7 @@ from websockets.utils import accept_key
 from bridge.base.printable import printable
 from bridge.settings.url import TcpAddress, UpstreamUrl
 from bridge.upstream.protocol import End, Retry
+from bridge.upstream.stranger import WANTS_TLS, judge
 
 # QEMU sends at most 8192 bytes a frame; other servers may send more, but not without end.
 MAX_FRAME = 1 << 20
@@ -60,6 +61,7 @@ class Wire:
             max_size=(None, MAX_FRAME),
             logger=_SILENT,
         )
+        self._url = url
         self._headers = headers
         self._tail = bytearray()
         self._wanted = 1  # bytes the tail must reach before another look at it can help
@@ -142,14 +144,20 @@ class Wire:
             self.end = End("the connection was closed (the VM is gone)")
         elif self._tail:
             # QEMU's 400 comes without the blank line that ends a head.
-            self._judge_head(bytes(self._tail))
+            self.end = judge(bytes(self._tail), self._url)
         else:
             self.end = End("the connection was closed without an answer")
+
+    def receive_loss(self, end: End) -> None:
+        """The connection is lost, which is such an ``end``."""
+        # QEMU resets one that speaks no TLS to it.
+        early = not self.open and not self._tail and not self._url.tls
+        self.end = replace(end, reason=f"{end.reason}; {WANTS_TLS}") if early else end
 
     def _receive_head(self) -> None:
         """Complete the handshake if the response's head is whole, or end."""
         if not b"HTTP/1.".startswith(self._tail[:7]):
-            self._judge_head(bytes(self._tail))
+            self.end = judge(bytes(self._tail), self._url)
             return
         head, separator, rest = bytes(self._tail).partition(b"\r\n\r\n")
         if not separator:
@@ -157,7 +165,7 @@ class Wire:
                 self.end = End(f"the answer's head is longer than {MAX_HEAD} bytes", Retry.NO)
             return
         if not head.startswith(b"HTTP/1.1 101"):
-            self._judge_head(head)
+            self.end = judge(bytes(self._tail), self._url)
             return
         self._protocol.receive_data(head + separator)
         self._protocol.events_received()
@@ -170,26 +178,6 @@ class Wire:
         self.open = True
         self._tail[:] = rest
         self._wanted = 1
-
-    def _judge_head(self, head: bytes) -> None:
-        """End the connection as an answer that is not 101 deserves."""
-        line = head.partition(b"\r\n")[0]
-        status = re.match(rb"HTTP/1\.[01] (\d)\d\d", line)
-        if head.startswith(b"\x15\x03"):  # an alert (RFC 8446, 5.1)
-            self.end = End("what answers speaks TLS; the URL would be wss://", Retry.NO)
-        elif status is None:
-            self.end = End(
-                f"what answers is not a websocket (it says '{printable(line, 40)}');"
-                " has the chardev websocket=on?",
-                Retry.NO,
-            )
-        elif line.startswith(b"HTTP/1.1 403 Request Entity"):  # QEMU's
-            self.end = End("refused: QEMU takes 32 lines and 4096 bytes of headers", Retry.NO)
-        elif status[1] == b"5":  # a proxy, say, whose server is not there
-            self.end = End(f"answered: {printable(line, 60)}")
-        else:
-            hint = "; QEMU's path is exactly /" if b" 404" in line else ""
-            self.end = End(f"refused: {printable(line, 60)}{hint}", Retry.NO)
 
     def _receive_odd(self, frame: bytes, payload: list[bytes]) -> bytes:
         """Let ClientProtocol judge a frame that is not plain data; return the reply."""

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,18 +28,17 @@ EXAMPLE = (
 )
 
 
-def show(*, as_json: bool, directory: Path | None) -> None:
-    """Look at what runs and print it; ``directory`` is for the lines to paste."""
+def show(say: Callable[[str], None], *, as_json: bool, directory: Path | None) -> None:
+    """Look at what runs and ``say`` it; ``directory`` is for the lines to paste."""
     vms = Vms().look()
     found = [console for vm in vms for console in _consoles(vm)]
     listed = records(found)
     if as_json:
-        for record in listed:
-            print(json.dumps(asdict(record)))
-    elif listed:
-        _print_table(listed)
-        _print_lines(found, directory)
-    sys.stdout.flush()
+        lines = [json.dumps(asdict(record)) for record in listed]
+    else:
+        lines = [*_table(listed), *_lines(found, directory)]
+    if lines:
+        say("\n".join(lines))
     for note in _notes(vms, found):
         print(f"ttybridge: {note}", file=sys.stderr)
 
@@ -72,7 +71,9 @@ def _notes(vms: list[Vm], found: list[Found]) -> Iterable[str]:
             yield f"{name} (pid {pid}) has no console that listens; add to its command line: {EXAMPLE}"
 
 
-def _print_table(listed: list[Record]) -> None:
+def _table(listed: list[Record]) -> Iterable[str]:
+    if not listed:
+        return
     rows = [("VM", "CHARDEV", "DEVICE", "PID", "URL", "SLOT")]
     for r in listed:
         slot = f"{r.slot} by {r.holder}" if r.holder else r.slot
@@ -80,10 +81,10 @@ def _print_table(listed: list[Record]) -> None:
         rows.append(tuple(map(printable, row)))  # type: ignore[arg-type]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
-        print("  ".join(f"{c:{w}}" for c, w in zip(cells, widths, strict=True)).rstrip())
+        yield "  ".join(f"{c:{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
 
 
-def _print_lines(found: list[Found], directory: Path | None) -> None:
+def _lines(found: list[Found], directory: Path | None) -> Iterable[str]:
     more = f" --runtime-dir {shlex.quote(str(directory))}" if directory else ""
     taken: set[str] = set()
     for console in found:
@@ -93,6 +94,6 @@ def _print_lines(found: list[Found], directory: Path | None) -> None:
         taken.add(name)
         url = shlex.quote(console.url)
         held = ", once nobody has it" if console.slot is Slot.HELD else ""
-        print(f"\n{name}{held}:")
-        print(f"  ttybridge run {name}={url}{more}")
-        print(f"  ttybridge add {name} {url}{more}")
+        yield f"\n{name}{held}:"
+        yield f"  ttybridge run {name}={url}{more}"
+        yield f"  ttybridge add {name} {url}{more}"

@@ -28,7 +28,10 @@ class Client:
     def read_until(self, wanted: bytes) -> bytes:
         """Return what came up to ``wanted`` and with it; keep the rest for the next call."""
         while wanted not in self.seen:
-            data = self.receive()
+            try:
+                data = self.receive()
+            except TimeoutError:
+                raise AssertionError(f"no {wanted!r}, after {self.seen[-200:]!r}") from None
             assert data, f"closed, before {wanted!r}, after {self.seen[-200:]!r}"
             self.seen += data
         end = self.seen.index(wanted) + len(wanted)

@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -74,11 +75,12 @@ class Qemu:
         monitor: bool = False,
         virtio: bool = False,
         name: str = "vm",
+        more: Sequence[str] = (),
     ) -> None:
         """``tls`` is a directory with the server's certificates.
 
         ``monitor`` puts QEMU's own at the console, which reads whatever it is sent;
-        ``virtio`` a virtio console in place of the UART.
+        ``virtio`` a virtio console in place of the UART; ``more`` are words for QEMU.
         """
         self._directory = directory
         self._user = user
@@ -105,6 +107,7 @@ class Qemu:
             *(MONITOR if monitor else VIRTIO if virtio else UART),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
             *self._machine(guest, linux, "earlyprintk=ttyS0" if talkative else "quiet"),
+            *more,
         ]
         if virtio:
             self._command = [
