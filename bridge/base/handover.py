@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 Record = dict[str, Any]
+Bytes = bytes | bytearray | memoryview
 
 
 class Ending(enum.Enum):
@@ -84,7 +85,7 @@ class Bag:
         """Names of those that are connections to QEMU, which must not just be closed."""
         self.kept: dict[str, int] = {}
         """What a keeper has, by its names for them; most of them are among ``fds``."""
-        self.blobs = bytearray()
+        self.blobs: bytearray | memoryview = bytearray()
         self.whole = whole
         """Else it is a sketch: see the module."""
         self._names = names or {}
@@ -112,6 +113,7 @@ class Bag:
         """Take ``data`` along, if it is not a sketch; return where it is."""
         if not self.whole:
             data = b""
+        assert isinstance(self.blobs, bytearray)  # a record that was read is not added to
         place = [len(self.blobs), len(data)]
         self.blobs += data
         return place

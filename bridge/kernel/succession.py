@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from bridge.base.errors import StartError
-from bridge.base.handover import Bag, Record, RecordError
+from bridge.base.handover import Bag, Bytes, Record, RecordError
 from bridge.kernel import sockdiag
 
 FORMAT = 2
@@ -27,11 +27,14 @@ VARIABLE = "TTYBRIDGE_HANDOVER"
 LEAVE_LIMIT = 3.0
 
 
-def encode(record: Record, bag: Bag, **more: object) -> bytes:
-    """A record and the bytes that it refers to, as one piece; ``more`` goes into its head."""
+def encode(record: Record, bag: Bag, **more: object) -> tuple[bytes, Bytes]:
+    """A record, ``more`` in its head, and behind it the bytes that it refers to.
+
+    A thousand scrollbacks are a gigabyte, which is better not copied.
+    """
     head = {"format": FORMAT, "whole": bag.whole, **more, "record": record}
     text = json.dumps(head).encode()
-    return len(text).to_bytes(8, "big") + text + bag.blobs
+    return len(text).to_bytes(8, "big") + text, bag.blobs
 
 
 def decode(data: bytes, bag: Bag) -> Record:
@@ -40,15 +43,15 @@ def decode(data: bytes, bag: Bag) -> Record:
         head, blobs = _split(data)
         if head["format"] != FORMAT:
             raise RecordError(f"its format is {head['format']}, ours {FORMAT}")
-        bag.whole, bag.blobs = bool(head["whole"]), bytearray(blobs)
+        bag.whole, bag.blobs = bool(head["whole"]), blobs
         return dict(head["record"])
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError("it cannot be read") from error
 
 
-def _split(data: bytes) -> tuple[Record, bytes]:
+def _split(data: bytes) -> tuple[Record, memoryview]:
     length = int.from_bytes(data[:8], "big")
-    return dict(json.loads(data[8 : 8 + length])), data[8 + length :]
+    return dict(json.loads(data[8 : 8 + length])), memoryview(data)[8 + length :]
 
 
 def pack(record: Record, bag: Bag) -> int:
@@ -57,7 +60,7 @@ def pack(record: Record, bag: Bag) -> int:
     common = {"fds": bag.fds, "upstreams": sorted(bag.upstreams), "kept": bag.kept}
     file = os.memfd_create("ttybridge-handover")
     with open(file, "wb", closefd=False) as stream:
-        stream.write(encode(record, bag, **common))
+        stream.writelines(encode(record, bag, **common))
     return file
 
 

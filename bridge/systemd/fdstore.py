@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bridge.base.handover import Bytes
 from bridge.systemd.notify import Notifier
 
 # Names come back in one variable, LISTEN_FDNAMES, and a single one may have 128 KiB
@@ -242,18 +243,22 @@ class Record:
         self._at, self._size = at, size
         return data
 
-    def write(self, data: bytes) -> None:
+    def write(self, *pieces: Bytes) -> None:
         """Replace the bytes; after an OSError (no memory) the old ones are still there."""
+        size, checksum = sum(map(len, pieces)), 0
         before = self._at - self._PAGE  # room between the head and the old ones
-        at = self._PAGE if len(data) <= before else self._at + self._size
-        self._put(data, at)
-        self._put(self._HEAD.pack(at, len(data), zlib.crc32(data)), 0)
-        self._at, self._size = at, len(data)
-        os.ftruncate(self.fd, at + len(data))
+        at = end = self._PAGE if size <= before else self._at + self._size
+        for piece in pieces:
+            self._put(piece, end)
+            checksum = zlib.crc32(piece, checksum)
+            end += len(piece)
+        self._put(self._HEAD.pack(at, size, checksum), 0)
+        self._at, self._size = at, size
+        os.ftruncate(self.fd, end)
 
     def close(self) -> None:
         os.close(self.fd)
 
-    def _put(self, data: bytes, at: int) -> None:
+    def _put(self, data: Bytes, at: int) -> None:
         if os.pwrite(self.fd, data, at) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

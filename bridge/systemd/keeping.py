@@ -153,4 +153,4 @@ class StoreKeeper:
         return await manager.pending_job() is manager.Job.RESTART
 
     def _write(self, describe: Callable[[Bag], Record], bag: Bag) -> None:
-        self._meaning.write(succession.encode(describe(bag), bag))
+        self._meaning.write(*succession.encode(describe(bag), bag))
