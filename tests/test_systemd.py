@@ -314,13 +314,18 @@ class Desk:
 
     def __init__(self, manager: UserManager, boot: Boot) -> None:
         self.manager = manager
-        self._stack = ExitStack()
         self.vm: Qemu = boot("flood")
         serve(manager, self.vm.url)
         wait_state(manager, "ONLINE")
 
     def __enter__(self) -> Self:
-        enter, home = self._stack.enter_context, self.manager.home
+        with ExitStack() as stack:
+            self._sit_down(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _sit_down(self, stack: ExitStack) -> None:
+        enter, home = stack.enter_context, self.manager.home
         place = status(self.manager)
         self.pty: str = place["pty"]
         log = home / "screen.log"
@@ -330,7 +335,7 @@ class Desk:
         tail = enter(
             subprocess.Popen(["tail", "-c", "+1", "-f", log], stdout=subprocess.PIPE, bufsize=0)
         )
-        self._stack.callback(tail.kill)
+        stack.callback(tail.kill)
         assert tail.stdout is not None
         clients = [enter(connect(place[kind])).socket for kind in ("raw", "telnet")]
         for client in clients:
@@ -341,7 +346,6 @@ class Desk:
             witness.__enter__()
         wait_attached(self.manager, 3)
         self.wait_lines()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
