@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from bridge.upstream.upstream import Flood, delays
+from bridge.upstream.flood import Flood
+from bridge.upstream.upstream import delays
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.certificates import Authority

@@ -163,6 +163,7 @@ class Console:
 
     def state_record(self, bag: Bag) -> Record:
         """All that the next process needs to go on; the attachments have records of their own."""
+        assert bag.whole
         ring = self.scrollback
         # What those have typed who have left, in the order of their turns.
         orphans = [q for q in self._queues if not q.owned]

@@ -5,6 +5,7 @@ credentials    certificates and secrets in files
 protocol     * what is spoken: the face of it, and bytes as they are
 stranger     * what answers in a console's place
 websocket    * RFC 6455 as QEMU speaks it
+flood        * when a guest is read that prints without end
 dial           connecting
 transport      a socket's bytes, and leaving
 tls            TLS on a socket
