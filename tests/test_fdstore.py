@@ -136,6 +136,22 @@ def test_beyond_the_limit_clients_yield(tmp_path: Path) -> None:
     setup.close()
 
 
+def test_beyond_the_limit_clients_yield_before_listeners(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, limit=2)
+    fds = [memfd() for _ in range(4)]
+    setup.store.put("l1", fds[0], Rank.LISTENER)
+    setup.store.put("c2", fds[1], Rank.CLIENT)
+    setup.store.put("p3", fds[2])
+    assert set(setup.kept()) == {"l1", "p3"}
+    setup.store.put("u4", fds[3])
+    assert set(setup.kept()) == {"p3", "u4"}
+    setup.store.remove("p3")
+    assert set(setup.kept()) == {"u4", "l1"}
+    for fd in fds:
+        os.close(fd)
+    setup.close()
+
+
 @pytest.mark.parametrize(("limit", "told"), [(0, 1), (None, 0)])
 def test_without_a_store_nothing_is_sent(tmp_path: Path, limit: int | None, told: int) -> None:
     setup = Setup(tmp_path, limit=limit)
@@ -194,7 +210,7 @@ async def test_more_than_the_socket_holds_is_told_by_and_by(setup: Setup) -> Non
         nursery.start_soon(setup.store.flush)
         await wait_all_tasks_blocked()
         assert setup.manager.store == []
-        nursery.start_soon(_serve, setup.manager)
+        nursery.start_soon(setup.manager.serve)
         await setup.store.flush()
         assert ["BARRIER=1"] in setup.manager.messages
         assert len(setup.kept()) == len(fds)
@@ -205,12 +221,6 @@ async def test_more_than_the_socket_holds_is_told_by_and_by(setup: Setup) -> Non
         nursery.cancel_scope.cancel()
     for fd in fds:
         os.close(fd)
-
-
-async def _serve(manager: Notified) -> None:
-    while True:
-        await trio.lowlevel.wait_readable(manager.socket)
-        manager.read()
 
 
 async def test_without_a_manager_flush_returns_at_once() -> None:

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 import resource
 import signal
 import socket
@@ -24,6 +23,7 @@ from tests.support.client import Client
 from tests.support.fake import Fake
 from tests.support.user import User
 from tests.support.waiting import eventually
+from tests.support.witness import Witness
 
 # A client of the PTY: passes on what it reads.
 READER = """
@@ -33,54 +33,6 @@ os.write(1, b"open\\n")
 while True:
     os.write(1, os.read(fd, 65536))
 """
-
-
-class Witness:
-    """Reads a counter of eight hexadecimal digits a line, and misses nothing; a context."""
-
-    def __init__(self, fd: int, first: bytes = b"") -> None:
-        self._fd = fd
-        self._rest = first
-        self._expected: int | None = None
-        self.lines = 0
-        self.wrong: list[str] = []
-        self.ended = False
-        self._thread = threading.Thread(target=self._read, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join(10)
-
-    def has_read(self, lines: int) -> bool:
-        """So many lines, or all there are."""
-        return self.ended or self.lines >= lines
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = os.read(self._fd, 1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                self.ended = True
-                return
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                self._check(line)
-
-    def _check(self, line: bytes) -> None:
-        self.lines += 1
-        if re.fullmatch(rb"[0-9A-F]{8}", line) is None:  # the first may have lost its start
-            if self.lines > 1:
-                self.wrong.append(f"no number: {line!r}")
-            return
-        number = int(line, 16)
-        if self._expected is not None and number != self._expected:
-            self.wrong.append(f"{number:08X} after {self._expected - 1:08X}")
-        self._expected = number + 1
 
 
 def pid_of(directory: Path) -> int:
@@ -262,7 +214,8 @@ def test_a_record_comes_out_as_it_went_in() -> None:
     read, write = os.pipe()
     bag = Bag()
     record = {"pipe": bag.put(read), "text": bag.put_bytes(b"\0\xff"), "none": bag.put_bytes(b"")}
-    found, again = succession.unpack(succession.pack(record, bag))
+    again = Bag()
+    found = succession.unpack(succession.pack(record, bag), again)
     assert found == record
     assert again.take_bytes(found["text"]) == b"\0\xff"
     assert again.take_bytes(found["none"]) == b""
@@ -305,8 +258,10 @@ def test_a_record_of_another_format_is_refused_and_its_connections_are_left(
     file = succession.pack(record, bag)
     monkeypatch.undo()
     threading.Timer(0.1, theirs.shutdown, [socket.SHUT_WR]).start()
-    with pytest.raises(RecordError, match="format is 0, ours 1"):
-        succession.unpack(file)
+    found = Bag()
+    with pytest.raises(RecordError, match="format is 0, ours 2"):
+        succession.unpack(file, found)
+    succession.close(found)
     theirs.settimeout(5)
     assert theirs.recv(1) == b""  # left: the end of the stream, not a reset
     theirs.close()
@@ -320,4 +275,117 @@ def test_junk_is_no_record(junk: bytes) -> None:
     file = os.memfd_create("junk")
     os.write(file, junk)
     with pytest.raises(RecordError):
-        succession.unpack(file)
+        succession.unpack(file, Bag())
+
+
+class Passed:
+    """A connection to a console's server that is passed to a new service; a context."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.settimeout(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.theirs.close()
+
+    def popen(self, user: User, record: object, *command: str | Path) -> "subprocess.Popen[bytes]":
+        """Start a service that is left the connection, and ``record`` about it."""
+        bag = Bag()
+        bag.put(self.ours.fileno(), upstream=True)
+        file = succession.pack(record, bag)  # type: ignore[arg-type]
+        process = user.popen(
+            ["ttybridge", *command],
+            {succession.VARIABLE: str(file)},
+            pass_fds=[file, self.ours.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.close(file)
+        self.ours.close()
+        return process
+
+    def wait_left(self) -> None:
+        """Wait for the end of the stream, which is not the end of the connection."""
+        assert self.theirs.recv(1) == b""
+        self.theirs.sendall(b"last words")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"service": {"directory": "/elsewhere"}}, "it is of the runtime directory /elsewhere"),
+        ({"service": {}}, "KeyError: 'directory'"),
+        (1, "it cannot be read"),
+    ],
+    ids=["other", "incomplete", "nonsense"],
+)
+def test_what_cannot_be_used_is_said_and_left_and_all_begins_anew(
+    user: User, directory: Path, record: object, reason: str
+) -> None:
+    run = directory / "run"
+    if isinstance(record, dict):
+        record |= {"lock": None, "control": None}
+    with Passed() as passed:
+        words = ["run", "vm=ws://127.0.0.1:9", "--json", "--runtime-dir", str(run)]
+        with passed.popen(user, record, *words) as process:
+            passed.wait_left()
+            passed.theirs.shutdown(socket.SHUT_WR)
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["name"] == "vm"
+            assert pid_of(run) == process.pid
+            process.terminate()
+            _, said = process.communicate(timeout=20)
+    first, *others = said.decode().splitlines()
+    assert first == (
+        f"what the service before has left is not used, and everything begins anew: {reason}"
+    )
+    assert not [line for line in others if not line.startswith("vm: ")], others
+
+
+def test_what_others_pass_is_none_of_ours(user: User, directory: Path) -> None:
+    """A socket unit's, say."""
+    environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "unknown"}
+    run = directory / "run"
+    script = (
+        "import os, sys; os.dup2(os.open('/dev/null', 0), 3);"
+        "os.environ['LISTEN_PID'] = str(os.getpid()); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    words = ["ttybridge", "run", "vm=ws://127.0.0.1:9", "--json", "--runtime-dir", str(run)]
+    with user.popen(
+        ["python", "-c", script, *words],
+        environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["name"] == "vm"
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+        assert all(line.startswith(b"vm: ") for line in said.splitlines()), said
+
+
+def test_a_configuration_that_is_bad_by_then_leaves_too(user: User, directory: Path) -> None:
+    config = directory / "config.toml"
+    config.write_text("nonsense")
+    config.chmod(0o644)
+    with Passed() as passed, passed.popen(user, {}, "run", "--config", config) as process:
+        passed.wait_left()
+        passed.theirs.shutdown(socket.SHUT_WR)
+        assert process.wait(20) == 78
+
+
+def test_nothing_is_handed_over_to_one_that_would_not_start(user: User, directory: Path) -> None:
+    config = directory / "config.toml"
+    config.write_text('[consoles.vm]\nurl = "ws://127.0.0.1:9"\n')
+    config.chmod(0o644)
+    run = directory / "run"
+    with Bridge(user, run, "--config", str(config)) as bridge:
+        bridge.places  # noqa: B018
+        config.write_text("nonsense")
+        done = user.run(["ttybridge", "reload", "--exec", "--runtime-dir", run])
+        assert (done.returncode, str(config) in done.stderr) == (78, True), done.stderr
+        assert pid_of(run) == bridge.process.pid
+        assert bridge.status()["name"] == "vm"

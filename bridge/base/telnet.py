@@ -11,6 +11,7 @@ Synch sends DM as urgent data, and an IAC without its DM swallows the next key.
 
 import enum
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, TypedDict
 
@@ -143,8 +144,9 @@ class Telnet:
     for a reply may be the very point where the encoding changes.
     """
 
-    def __init__(self, side: _Side) -> None:
+    def __init__(self, side: _Side, changed: Callable[[], None]) -> None:
         self._side = side
+        self._changed = changed
         self._rules = _RULES[side]
         self._local: dict[int, Use] = {}
         self._remote: dict[int, Use] = {}
@@ -155,14 +157,14 @@ class Telnet:
         self._patience = _PATIENCE
 
     @classmethod
-    def server(cls) -> Self:
-        """The side that has a console to show."""
-        return cls(_Side.SERVER)
+    def server(cls, changed: Callable[[], None] = lambda: None) -> Self:
+        """The side that has a console to show; ``changed`` is told of each option agreed on."""
+        return cls(_Side.SERVER, changed)
 
     @classmethod
     def client(cls) -> Self:
         """The side of who types."""
-        return cls(_Side.CLIENT)
+        return cls(_Side.CLIENT, lambda: None)
 
     @property
     def settled(self) -> bool:
@@ -240,9 +242,9 @@ class Telnet:
         }
 
     @classmethod
-    def restore(cls, state: TelnetState) -> Self:
+    def restore(cls, state: TelnetState, changed: Callable[[], None] = lambda: None) -> Self:
         """The engine whose ``state`` this was; it is greeted no more."""
-        self = cls(_Side(state["side"]))
+        self = cls(_Side(state["side"]), changed)
         self._local = {int(option): Use(use) for option, use in state["local"].items()}
         self._remote = {int(option): Use(use) for option, use in state["remote"].items()}
         self._begun = bytes.fromhex(state["begun"])
@@ -314,6 +316,8 @@ class Telnet:
             self._patience -= 1
             reply += bytes([Code.IAC, yes if answer else no, option])
         uses[option] = after
+        if after is not before:
+            self._changed()
         if option == Option.BINARY and after is not before:
             # A CR before the change is not joined with what comes after it.
             if uses is self._remote:

@@ -66,6 +66,17 @@ def _service_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from bridge.service import heritage
+
+    try:
+        plan = _plan(arguments)
+    except BaseException:
+        heritage.decline()  # QEMU must be left, whatever it is
+        raise
+    return _serve(plan, arguments)
+
+
+def _plan(arguments: argparse.Namespace) -> "Plan":
     from bridge.service.daemon import Plan
     from bridge.settings import config
 
@@ -83,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
         [*given, *filed.consoles], raw=arguments.raw, telnet=arguments.telnet
     )
     config.check_unique(consoles, filed.service)
-    return _serve(Plan(consoles, filed, read if file is not None else None), arguments)
+    return Plan(consoles, filed, read if file is not None else None)
 
 
 def _read(file: Path | None, *, discover: bool) -> "Configuration":

@@ -114,7 +114,7 @@ class Attachment:
             "peer": self.peer,
             "since": self.since,
             "typed_at": self.typed_at,
-            "position": self.position,
+            "position": self.position if bag.whole else None,
             "line_start": self._line_start,
             "told": self._told,
             "held": self.held,
@@ -141,11 +141,16 @@ class Attachment:
         self.number = _number(record["number"])
         self._codec = codec
         self.since, self.typed_at = record["since"], record["typed_at"]
-        self.position, self._line_start = record["position"], record["line_start"]
-        self._told, self._input_ended = record["told"], record["input_ended"]
-        self._extra = bag.take_bytes(record["extra"])
+        self._input_ended = record["input_ended"]
         self._resumed = True
-        console.requeue(self._queue, bag.take_bytes(record["typed"]), record.get("breaks", ()))
+        if record["position"] is None:  # a sketch: the output goes on, but not where it was
+            self._line_start = None
+            self._say(f"{console.name}: the service has died; output may be missing")
+            return self
+        self.position, self._line_start = record["position"], record["line_start"]
+        self._told = record["told"]
+        self._extra = bag.take_bytes(record["extra"])
+        console.requeue(self._queue, bag.take_bytes(record["typed"]), record["breaks"])
         return self
 
     def codec_state(self) -> Mapping[str, object] | None:

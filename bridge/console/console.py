@@ -104,12 +104,14 @@ class Console:
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._patience = Patience(scrollback // 2)
+        self._landing = 0  # what all are to have read before more is read upstream
         self._progress = trio.Event()
 
     # Handing over.
 
     def state_record(self, bag: Bag) -> Record:
         """All that the next process needs to go on; the attachments have records of their own."""
+        assert bag.whole
         ring = self.scrollback
         # What those have typed who have left, in the order of their turns.
         orphans = [q for q in self._queues if not q.owned]
@@ -123,8 +125,7 @@ class Console:
             "marks": [[m.number, m.position, m.state.name, m.reason, m.time] for m in self.marks],
             "pacer": self.pacer.state(trio.current_time()),
             "counts": asdict(self.counts) | {"seconds": self._named_seconds()},
-            "typed": [bag.put_bytes(q.peek()) for q in orphans],
-            "breaks": [q.breaks for q in orphans],
+            "typed": [[bag.put_bytes(q.peek()), q.breaks] for q in orphans],
         }
 
     def restore(self, record: Record, bag: Bag) -> None:
@@ -138,11 +139,8 @@ class Console:
         seconds = {State[name]: spent for name, spent in counts.pop("seconds").items()}
         self.counts = Counts(**counts, seconds=seconds)
         self.state, self.reason = State[record["state"]], record["reason"]
-        typed = [bag.take_bytes(place) for place in record["typed"]]
-        self._left = (
-            record["pacer"],
-            list(zip(typed, record.get("breaks", ((),) * len(typed)), strict=True)),
-        )
+        typed = [(bag.take_bytes(place), breaks) for place, breaks in record["typed"]]
+        self._left = record["pacer"], typed
 
     def resume(self, line: Line | None) -> None:
         """The connection through ``line`` was handed over with the console; or it was not."""
@@ -215,17 +213,19 @@ class Console:
 
     async def wait_laggards(self, count: int) -> None:
         """Wait while ``count`` bytes more would overtake a reader that deserves patience."""
-        while (laggards := self._laggards(count)) and (left := self._patience.left(laggards)):
-            began = trio.current_time()
+        self._landing = self.scrollback.end + count - self.scrollback.capacity
+        while left := [self._patience.left(r) for r in self._laggards()]:
+            began, limit = trio.current_time(), min(left)
             self._progress = trio.Event()
-            with trio.move_on_after(left):
+            with trio.move_on_after(limit) as scope:
                 await self._progress.wait()
-            self._patience.spend(laggards, trio.current_time() - began)
+            spent = limit if scope.cancelled_caught else trio.current_time() - began
+            self._patience.spend(self._laggards(), spent)
 
-    def _laggards(self, count: int) -> list[Reader]:
-        """Those whom ``count`` bytes more would overtake."""
-        limit = self.scrollback.end + count - self.scrollback.capacity
-        return [r for r in self.readers if r.position < limit]
+    def _laggards(self) -> list[Reader]:
+        """Those who would be overtaken, and deserve patience."""
+        landing, patience = self._landing, self._patience
+        return [r for r in self.readers if r.position < landing and patience.left(r)]
 
     async def wait_attached(self) -> None:
         """Wait until somebody attaches, or has since the upstream last entered a state."""
@@ -259,8 +259,9 @@ class Console:
         self.progressed()
 
     def progressed(self) -> None:
-        """A reader has caught up somewhat."""
-        self._progress.set()
+        """A reader has caught up somewhat; a PTY does by 10 KB, too often for a task switch."""
+        if not self._progress.is_set() and not self._laggards():
+            self._progress.set()
 
     def catch_up(self, reader: Reader) -> int:
         """Move a reader that was overtaken to what is still held; count and return the loss."""

@@ -38,14 +38,17 @@ class Patience:
         self._stretch = stretch
         self._accounts: dict[Moving, _Account] = {}
 
-    def left(self, laggards: Collection[Moving]) -> float:
-        """How many seconds more one of ``laggards`` may be waited for."""
-        return max((self._account(reader).left for reader in laggards), default=0.0)
+    def left(self, reader: Moving) -> float:
+        """How many seconds more ``reader`` may be waited for."""
+        account = self._accounts.get(reader)
+        if account is None or reader.position - account.since >= self._stretch:
+            account = self._accounts[reader] = _Account(reader.position)
+        return account.left
 
     def spend(self, laggards: Collection[Moving], seconds: float) -> None:
-        """``laggards`` were waited for."""
+        """``laggards`` were waited for, and lag yet."""
         for reader in laggards:
-            account = self._account(reader)
+            account = self._accounts[reader]
             account.left = max(0.0, account.left - seconds)
 
     def moved(self, reader: Moving, count: int) -> None:
@@ -55,9 +58,3 @@ class Patience:
 
     def forget(self, reader: Moving) -> None:
         self._accounts.pop(reader, None)
-
-    def _account(self, reader: Moving) -> _Account:
-        account = self._accounts.get(reader)
-        if account is None or reader.position - account.since >= self._stretch:
-            account = self._accounts[reader] = _Account(reader.position)
-        return account

@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 import trio
 
-from bridge.base.handover import Bag, Record
+from bridge.base.handover import NOBODY, Bag, Keeper, Record, Role
 from bridge.console.attach import Attachment
 from bridge.console.console import Console
 from bridge.console.manners import Manners
@@ -188,8 +188,10 @@ class PtyEndpoint:
         manners: Manners,
         warn: Callable[[str], None],
         master: int | None = None,
+        keeper: Keeper = NOBODY,
     ) -> None:
         self._console = console
+        self._keeper = keeper
         self.manners = manners
         self._presence = presence
         self._link = link
@@ -205,7 +207,7 @@ class PtyEndpoint:
 
     def close(self) -> None:
         self._link.remove()
-        self._pty.close()
+        self._let_go()
 
     def state(self, bag: Bag) -> Record | None:
         """None at a moment at which there is no PTY."""
@@ -213,12 +215,12 @@ class PtyEndpoint:
             return None
         attachment = self._attachment
         return {
-            "master": bag.put(self._pty.fd),
+            "fd": bag.put(self._pty.fd),
             "attachment": attachment.state(bag) if attachment is not None else None,
         }
 
     def restore(self, record: Record, bag: Bag) -> None:
-        """Go on with a client who has the PTY open; ``master`` was given to the constructor."""
+        """Go on with a client who has the PTY open; its master was given to the constructor."""
         if record["attachment"] is not None:
             self._attachment = Attachment.restore(
                 self._console, self._pty, record["attachment"], bag
@@ -241,6 +243,12 @@ class PtyEndpoint:
             pty.close()
             raise
         self._pty = pty
+        self._keeper.keep(pty.fd, Role.PTY)
+
+    def _let_go(self) -> None:
+        if self._pty.fd >= 0:
+            self._keeper.release(self._pty.fd)
+            self._pty.close()
 
     def _stir(self) -> None:
         self._stirred.set()
@@ -259,6 +267,7 @@ class PtyEndpoint:
         if self._attachment is None:
             self._attachment = Attachment(self._console, self._pty, self.manners, held=True)
         attachment = self._attachment
+        self._keeper.changed()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._open_output, attachment)
@@ -267,6 +276,7 @@ class PtyEndpoint:
         finally:
             if attachment.over:
                 self._attachment = None
+                self._keeper.changed()
 
     async def _open_output(self, attachment: Attachment) -> None:
         """Let output begin when the client has flushed; anew for one that comes after it.
@@ -295,7 +305,8 @@ class PtyEndpoint:
     async def _replace(self) -> None:
         # Closed first: the kernel hands out the lowest free number, so the new one
         # nearly always has the old one's path.
-        self._pty.close()
+        self._let_go()
+        await self._keeper.settle()
         warned = False
         while True:
             try:

@@ -9,7 +9,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import trio
 
 from bridge.base.codec import Codec
-from bridge.base.handover import Bag, Left, Record
+from bridge.base.handover import NOBODY, Bag, Keeper, Left, Record, Role
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel, RejectedError
 from bridge.console.console import Console
@@ -65,8 +66,11 @@ class SocketEndpoint:
         manners: Manners,
         warn: Callable[[str], None],
         codecs: Codecs | None = None,
+        keeper: Keeper = NOBODY,
     ) -> None:
         listener.setblocking(False)
+        keeper.keep(listener.fileno(), Role.LISTENER)
+        self._keeper = keeper
         self._console = console
         self._listener = listener
         self.manners = manners
@@ -80,18 +84,19 @@ class SocketEndpoint:
         """Stop listening; a socket file goes with it."""
         if self._listener.family == socket.AF_UNIX:
             Path(self.address).unlink(missing_ok=True)
-        self._listener.close()
+        close(self._listener, self._keeper)
 
     def state(self, bag: Bag) -> Record:
         return {
-            "listener": bag.put(self._listener.fileno()),
+            "fd": bag.put(self._listener.fileno()),
             "sessions": [session_state(session, bag) for session in self._sessions],
         }
 
     def restore(self, record: Record, bag: Bag) -> None:
         """Take over the clients of another process's endpoint; ``run`` serves them on."""
-        for each in record["sessions"]:
+        for each in present(record["sessions"], bag):
             client = adopt(bag.take(each["client"]))
+            self._keeper.keep(client.fileno(), Role.CLIENT)
             codec = self._codecs.restore(each["codec"]) if self._codecs is not None else None
             channel = self._channel(client)
             if not each["new"]:
@@ -115,6 +120,7 @@ class SocketEndpoint:
             client.close()
             return
         prepare(client)
+        self._keeper.keep(client.fileno(), Role.CLIENT)
         codec = self._codecs.begin() if self._codecs is not None else None
         channel, peer = self._channel(client), peer_name(client)
         session = Session(
@@ -131,7 +137,7 @@ class SocketEndpoint:
         finally:
             if session.attachment.over:
                 self._sessions.remove(session)
-                session.client.close()
+                close(session.client, self._keeper)
 
     def _channel(self, client: trio.socket.SocketType) -> FdChannel:
         if client.family == socket.AF_UNIX:
@@ -160,10 +166,23 @@ def session_state(session: Session, bag: Bag) -> Record:
     }
 
 
+def present(sessions: Iterable[Record], bag: Bag) -> list[Record]:
+    """Those whose descriptor is there; a keeper may not have had room for all."""
+    return [each for each in sessions if each["client"] in bag]
+
+
 def adopt_listener(left: Left) -> socket.socket:
     """The listening socket that was handed over."""
     record, bag = left
-    return socket.socket(fileno=bag.take(record["listener"]))
+    return socket.socket(fileno=bag.take(record["fd"]))
+
+
+def close(closing: socket.socket | trio.socket.SocketType, keeper: Keeper) -> None:
+    """Close a socket that ``keeper`` was told of, who may take a while to close his copy."""
+    keeper.release(closing.fileno())
+    with suppress(OSError):  # gone already
+        closing.shutdown(socket.SHUT_RDWR)
+    closing.close()
 
 
 async def accept_forever(
@@ -198,7 +217,8 @@ def listen_tcp(port: int) -> socket.socket:
 
 
 def listen_unix(path: str) -> socket.socket:
-    """Listen on a socket file of mode 0600 at ``path``; raises OSError."""
+    """Listen on a socket file of mode 0600 at ``path``, in place of a stale one; raises OSError."""
+    Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)  # the mode must be right when the name appears
     try:

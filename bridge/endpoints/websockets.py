@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from bridge.base.errors import StartError
-from bridge.base.handover import Bag, Left, Record
+from bridge.base.handover import NOBODY, Bag, Keeper, Left, Record, Role
 from bridge.base.printable import printable
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
@@ -31,13 +31,16 @@ from bridge.endpoints.sockets import (
     MAX_ATTACHMENTS,
     accept_forever,
     adopt_listener,
+    close,
     listen_tcp,
     peer_name,
     prepare,
+    present,
     refusal,
 )
 from bridge.endpoints.wsserver import (
     HEAD_END,
+    IDLE,
     MAX_HEAD,
     Door,
     Handshake,
@@ -75,8 +78,9 @@ class WebSockets:
     ``open`` or ``restore`` it once, then ``run``; ``change`` it meanwhile.
     """
 
-    def __init__(self, directory: Path, lookup: Lookup) -> None:
+    def __init__(self, directory: Path, lookup: Lookup, keeper: Keeper = NOBODY) -> None:
         self.settings = ServiceSettings()
+        self._keeper = keeper
         self._directory = directory
         self._lookup = lookup
         self._endpoint: WebSocketEndpoint | None = None
@@ -91,9 +95,7 @@ class WebSockets:
         """Bind what ``settings`` want and, in ``run``, start it; raises StartError."""
         endpoint = None
         if settings.websocket is not None:
-            endpoint = WebSocketEndpoint(
-                _listen(settings.websocket), self._token(settings), self._lookup
-            )
+            endpoint = self._make(_listen(settings.websocket), settings)
             log.info("websocket: %s", endpoint.url)
         self.settings, self._endpoint = settings, endpoint
         if endpoint is not None and self._nursery is not None:
@@ -133,10 +135,17 @@ class WebSockets:
     def restore(self, record: Record, bag: Bag) -> None:
         """Go on with what another process has left."""
         self.settings = read_settings(record["settings"])
-        if (left := record["endpoint"]) is not None:
+        if (left := record["endpoint"]) is None:
+            return
+        if left["fd"] in bag:
             listener = adopt_listener((left, bag))
-            self._endpoint = WebSocketEndpoint(listener, self._token(self.settings), self._lookup)
-            self._endpoint.restore((left, bag))
+        else:
+            listener = _listen(self.settings.websocket or 0)
+        self._endpoint = self._make(listener, self.settings)
+        self._endpoint.restore((left, bag))
+
+    def _make(self, listener: socket.socket, settings: ServiceSettings) -> "WebSocketEndpoint":
+        return WebSocketEndpoint(listener, self._token(settings), self._lookup, self._keeper)
 
     def _token(self, settings: ServiceSettings) -> str:
         if settings.websocket_token is not None:
@@ -147,8 +156,12 @@ class WebSockets:
 class WebSocketEndpoint:
     """A listening socket for all consoles; serves in ``run``, until ``end``."""
 
-    def __init__(self, listener: socket.socket, secret: str, lookup: Lookup) -> None:
+    def __init__(
+        self, listener: socket.socket, secret: str, lookup: Lookup, keeper: Keeper = NOBODY
+    ) -> None:
         listener.setblocking(False)
+        keeper.keep(listener.fileno(), Role.LISTENER)
+        self._keeper = keeper
         self._listener = listener
         self.token = secret
         self._port: int = listener.getsockname()[1]
@@ -164,21 +177,23 @@ class WebSocketEndpoint:
         return f"ws://{LOOPBACK}:{self._port}/NAME"
 
     def close(self) -> None:
-        self._listener.close()
+        close(self._listener, self._keeper)
 
     def state(self, bag: Bag) -> Record:
         open_ = [session for session in self._sessions if not session.codec.over]
         return {
-            "listener": bag.put(self._listener.fileno()),
+            "fd": bag.put(self._listener.fileno()),
             "sessions": [session.state(bag) for session in open_],
         }
 
     def restore(self, left: Left) -> None:
         """Take over the clients of another process's endpoint; ``run`` serves them on."""
         record, bag = left
-        for each in record["sessions"]:
+        for each in present(record["sessions"], bag):
             if (served := self._lookup(each["name"])) is not None:
-                self._sessions.append(_Session.restore(served.console, each, bag))
+                session = _Session.restore(served.console, each, bag)
+                self._keeper.keep(session.channel.fd, Role.CLIENT)
+                self._sessions.append(session)
 
     async def run(self) -> None:
         try:
@@ -211,6 +226,7 @@ class WebSocketEndpoint:
                 client.close()
         if session is not None:
             self._sessions.append(session)
+            self._keeper.keep(client.fileno(), Role.CLIENT)
             await self._run_session(session)
 
     async def _run_session(self, session: "_Session") -> None:
@@ -219,7 +235,7 @@ class WebSocketEndpoint:
         finally:
             if session.attachment.over:
                 self._sessions.remove(session)
-                session.close()
+                session.close(self._keeper)
 
     async def _hear(self, client: trio.socket.SocketType) -> "_Session | None":
         """Hear one request out; answer it, if it is not to be a websocket."""
@@ -316,19 +332,19 @@ class _Session:
         with self.channel.scope:
             await self.attachment.run()
 
-    def close(self) -> None:
+    def close(self, keeper: Keeper) -> None:
         """End the connection, with a close frame if there was none and it can go at once."""
         if self.channel.whole and (farewell := self.codec.farewell()):
             with contextlib.suppress(OSError):  # full, or gone: then without
                 os.write(self.channel.fd, farewell)
-        self.channel.client.close()
+        close(self.channel.client, keeper)
 
     def state(self, bag: Bag) -> Record:
         return {
             "name": self.name,
             "client": bag.put(self.channel.fd),
             "whole": self.channel.whole,
-            "codec": self.codec.state(),
+            "codec": self.codec.state() if bag.whole else IDLE,
             "attachment": self.attachment.state(bag),
         }
 

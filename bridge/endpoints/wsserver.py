@@ -220,6 +220,10 @@ class CodecState(TypedDict):
     fragmented: bool
 
 
+IDLE: CodecState = {"tail": "", "rest": None, "fragmented": False}
+"""The state between two messages."""
+
+
 class ServerCodec:
     """An open websocket's server side.
 

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -49,11 +49,15 @@ def holder(directory: Path) -> int | None:
 
 
 class RuntimeDirectory:
-    """The directory, made, locked and swept; or, with ``lock``, taken over as it is."""
+    """The directory, made, locked and swept; or, with ``lock``, taken over as it is.
 
-    def __init__(self, path: Path, lock: int | None = None) -> None:
+    With ``inherited`` somebody may listen yet at the sockets there, who then takes them over.
+    """
+
+    def __init__(self, path: Path, lock: int | None = None, *, inherited: bool = False) -> None:
         self.path = path
         self._handed_over = lock
+        self._inherited = inherited
 
     def __enter__(self) -> Self:
         if self._handed_over is not None:
@@ -135,12 +139,17 @@ class RuntimeDirectory:
             for entry in self.path.iterdir():
                 if entry.is_symlink() and os.readlink(entry).startswith("/dev/pts/"):
                     entry.unlink()
-            self.remove_control()
-            for entry in (self.path / UNIX).glob("*"):
-                if entry.is_socket():
-                    entry.unlink()
+            if not self._inherited:
+                self.remove_control()
+                self.sweep_sockets()
         except OSError as error:
             raise StartError(f"runtime directory {self.path}: {error.strerror}") from error
+
+    def sweep_sockets(self, spared: Collection[str] = ()) -> None:
+        """Remove consoles' Unix sockets, but for those of the consoles ``spared``."""
+        for entry in (self.path / UNIX).glob("*"):
+            if entry.is_socket() and entry.name not in spared:
+                entry.unlink()
 
 
 @contextmanager

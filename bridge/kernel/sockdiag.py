@@ -13,6 +13,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trio
 
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -95,6 +99,18 @@ def tcp_listeners(ports: AbstractSet[int] | None = None) -> list[TcpSocket]:
 def connected_to(port: int) -> list[TcpSocket]:
     """The sockets that local servers on ``port`` have accepted or queued."""
     return _dump(1 << TcpState.ESTABLISHED | 1 << TcpState.CLOSE_WAIT, {port})
+
+
+def accepted(connection: "socket.socket | trio.socket.SocketType") -> bool | None:
+    """Has the server at the other end accepted it, or is it queued?  None if that cannot be seen."""
+    if connection.family == socket.AF_UNIX:
+        return unix_peer_accepted(connection.fileno())
+    try:
+        # The server's end, if it is on this machine.
+        theirs = find_tcp(connection.getpeername()[:2], connection.getsockname()[:2])
+    except OSError:  # reset
+        return None
+    return None if theirs is None else theirs.inode != 0
 
 
 def unix_peer_accepted(fd: int) -> bool | None:

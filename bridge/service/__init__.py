@@ -15,6 +15,7 @@ bridged        one console with all its parts
 service        all consoles
 opening        the service made, with everything bound
 status         what can be told of them
+heritage       what another process has left, and who keeps it
 control        the socket where it is asked
 announcement   what is said on stdout when all is bound
 daemon         the whole process, from start to end

@@ -69,7 +69,7 @@ class BridgedConsole:
         self._parts: dict[str, Part] = {}
         self.log: ConsoleLog | None = None
         self._nursery: trio.Nursery | None = None
-        if left is not None:
+        if left is not None and left[0]["console"] is not None:
             self.console.restore(left[0]["console"], left[1])
         try:
             self._bind()
@@ -138,11 +138,14 @@ class BridgedConsole:
         self._parts.clear()
 
     def state(self, bag: Bag) -> Record:
-        """What the next process needs to go on; after the tasks have ended by HAND_OVER."""
+        """What the next process needs to go on; after the tasks have ended by HAND_OVER.
+
+        Before that a sketch, where the output begins anew.
+        """
         return {
-            "console": self.console.state_record(bag),
+            "console": self.console.state_record(bag) if bag.whole else None,
             "parts": {
-                "log": self.log.state(bag) if self.log is not None else None,
+                "log": self.log.state(bag) if self.log is not None and bag.whole else None,
                 **{name: part.way.state(bag) for name, part in self._parts.items()},
             },
         }

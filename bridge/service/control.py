@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import trio
 
 from bridge.base.errors import BridgeError, StartError, UsageError
-from bridge.base.handover import Bag, Left, Record
+from bridge.base.handover import NOBODY, Bag, Ending, Keeper, Left, Record, Role
 from bridge.base.printable import printable
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
@@ -28,9 +28,11 @@ from bridge.endpoints.sockets import (
     Session,
     accept_forever,
     adopt_listener,
+    close,
     listen_unix,
     peer_name,
     prepare,
+    present,
     refusal,
     session_state,
 )
@@ -56,14 +58,17 @@ Answer = dict[str, Any]
 class Control:
     """Bound when made, which may raise StartError; answers in ``run``."""
 
-    def __init__(self, service: Service, left: Left | None = None) -> None:
+    def __init__(self, service: Service, left: Left | None = None, keeper: Keeper = NOBODY) -> None:
         self._service = service
+        self._keeper = keeper
         path = service.runtime.control
         try:
-            self._listener = adopt_listener(left) if left is not None else listen_unix(path)
+            there = left is not None and left[0]["fd"] in left[1]
+            self._listener = adopt_listener(left) if left and there else listen_unix(path)
         except OSError as error:
             raise StartError(f"control socket {path}: {error.strerror or error}") from error
         self._listener.setblocking(False)
+        keeper.keep(self._listener.fileno(), Role.LISTENER)
         self._sessions: dict[Session, str] = {}  # with the console's name
         self._verbs: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status,
@@ -80,21 +85,23 @@ class Control:
             self._restore(*left)
 
     def close(self) -> None:
-        self._service.runtime.remove_control()
-        self._listener.close()
+        if self._service.ending is Ending.LEAVE:
+            self._service.runtime.remove_control()
+            close(self._listener, self._keeper)
 
     def state(self, bag: Bag) -> Record:
         sessions: dict[str, list[Record]] = {}
         for session, name in self._sessions.items():
             sessions.setdefault(name, []).append(session_state(session, bag))
-        return {"listener": bag.put(self._listener.fileno()), "sessions": sessions}
+        return {"fd": bag.put(self._listener.fileno()), "sessions": sessions}
 
     def _restore(self, record: Record, bag: Bag) -> None:
         """Take over the clients that were attached by way of another process."""
         for name, sessions in record["sessions"].items():
             console = self._service.consoles[name].console
-            for each in sessions:
+            for each in present(sessions, bag):
                 client = adopt(bag.take(each["client"]))
+                self._keeper.keep(client.fileno(), Role.CLIENT)
                 attachment = Attachment.restore(console, FdChannel(client), each["attachment"], bag)
                 self._sessions[Session(attachment, client)] = name
 
@@ -129,7 +136,7 @@ class Control:
         finally:
             if session.attachment.over:
                 del self._sessions[session]
-                session.client.close()
+                close(session.client, self._keeper)
 
     async def _converse(self, client: trio.socket.SocketType) -> Session | None:
         """Answer requests until the end, or until one has become an attachment to a console."""
@@ -142,6 +149,7 @@ class Control:
                 if request["do"] == "attach":
                     session = Session(self._attachment(request, client), client)
                     self._sessions[session] = request["name"]
+                    self._keeper.keep(client.fileno(), Role.CLIENT)
                     return session
                 answer = {"ok": True, **await self._verb(request)(request)}
             except BridgeError as error:

@@ -8,6 +8,7 @@ is attached to them, alone.
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Protocol
 import trio
 
 from bridge.base.errors import StartError
-from bridge.base.handover import Bag, Left, Record
+from bridge.base.handover import Bag, Keeper, Left, Record
 from bridge.base.printable import printable
 from bridge.base.telnet import Telnet
 from bridge.console.console import Console
@@ -52,6 +53,7 @@ class Common:
     presence: Presence
     listeners: Listeners
     logs: Logs
+    keeper: Keeper
     changed: Callable[[], None]
     """To be called when a console has come, gone, or changed its state."""
     surroundings: Surroundings = field(default_factory=Surroundings)
@@ -136,10 +138,13 @@ class Workshop:
         self._warn = partial(warn, console.name)
 
     def left_of(self, name: str) -> Left | None:
-        """What another process has left of the part called ``name``."""
-        if self.left is None or self.left[0]["parts"].get(name) is None:
+        """What another process has left of the part called ``name``, its descriptor with it."""
+        if self.left is None:
             return None
-        return self.left[0]["parts"][name], self.left[1]
+        record, bag = self.left[0]["parts"].get(name), self.left[1]
+        if record is None or ("fd" in record and record["fd"] not in bag):
+            return None
+        return record, bag
 
     def plans(self, s: ConsoleSettings) -> Iterator[Plan]:
         reach = Reach(s.url, s.access, telnet=s.upstream is Inner.TELNET)
@@ -164,10 +169,12 @@ class Workshop:
 
     def _make_upstream(self, reach: Reach, clocking: Clocking) -> Part:
         self._console.pacer = Pacer(*clocking)
-        upstream = Upstream(self._console, reach, self._common.listeners, self._warn)
+        upstream = Upstream(
+            self._console, reach, self._common.listeners, self._warn, self._common.keeper
+        )
         if left := self.left_of("upstream"):
             upstream.restore(*left)
-        elif self.left is not None:
+        elif self.left is not None and self.left[0]["console"] is not None:
             self._console.resume(None)
         return Part((reach, clocking), upstream)
 
@@ -181,13 +188,9 @@ class Workshop:
             reason = os.strerror(error.errno or 0)
             why = "is in use by another program" if taken else f"cannot be used: {reason}"
             raise StartError(f"{self._console.name}: port {LOOPBACK}:{port} {why}") from error
-        codecs = Codecs(Telnet.server, Telnet.restore) if manners.kind is Kind.TELNET else None
+        codecs = self._telnet() if manners.kind is Kind.TELNET else None
         address = "{}:{}".format(*listener.getsockname())
-        return self._part(
-            name,
-            port,
-            SocketEndpoint(self._console, listener, address, manners, self._warn, codecs),
-        )
+        return self._part(port, self._socket(listener, address, manners, codecs), left)
 
     def _make_unix(self, manners: Manners) -> Part:
         try:
@@ -197,13 +200,22 @@ class Workshop:
         except OSError as error:
             reason = error.strerror or str(error)
             raise StartError(f"{self._console.name}: no Unix socket: {reason}") from error
-        return self._part(
-            "unix", True, SocketEndpoint(self._console, listener, path, manners, self._warn)
+        return self._part(True, self._socket(listener, path, manners), left)
+
+    def _telnet(self) -> Codecs:
+        changed = self._common.keeper.changed
+        return Codecs(partial(Telnet.server, changed), partial(Telnet.restore, changed=changed))
+
+    def _socket(
+        self, listener: socket.socket, address: str, manners: Manners, codecs: Codecs | None = None
+    ) -> SocketEndpoint:
+        return SocketEndpoint(
+            self._console, listener, address, manners, self._warn, codecs, self._common.keeper
         )
 
     def _make_pty(self, name: str, link: str, manners: Manners) -> Part:
         common, left = self._common, self.left_of(name)
-        master = left[1].take(left[0]["master"]) if left is not None else None
+        master = left[1].take(left[0]["fd"]) if left is not None else None
         try:
             pty = PtyEndpoint(
                 self._console,
@@ -212,13 +224,14 @@ class Workshop:
                 manners,
                 self._warn,
                 master,
+                common.keeper,
             )
         except OSError as error:
             raise StartError(f"{self._console.name}: no PTY: {error.strerror}") from error
-        return self._part(name, True, pty)
+        return self._part(True, pty, left)
 
-    def _part(self, name: str, spec: object, endpoint: Endpoint) -> Part:
-        if left := self.left_of(name):
+    def _part(self, spec: object, endpoint: Endpoint, left: Left | None) -> Part:
+        if left is not None:
             endpoint.restore(*left)
         return Part(spec, endpoint, endpoint)
 

@@ -6,14 +6,14 @@ Consoles may come, change and go while it runs.
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
 from bridge.base.errors import BridgeError, StartError
-from bridge.base.handover import Bag, Ending, Left, Record
+from bridge.base.handover import Bag, Ending, Left, Record, RecordError
 from bridge.endpoints.websockets import WebSockets
 from bridge.kernel import succession
 from bridge.service import process
@@ -30,6 +30,7 @@ from bridge.settings.config import (
 from bridge.settings.monitor import address_text
 from bridge.settings.reload import Reloaded, difference
 from bridge.settings.url import Inner, UpstreamUrl
+from bridge.systemd.keeping import Heir
 from bridge.vms.discovery import Found
 from bridge.vms.watch import Discovery
 
@@ -43,6 +44,8 @@ class _Running:
     bridged: BridgedConsole
     filed: ConsoleSettings | None
     """Its settings as the configuration file has them; None if it is not from there."""
+    given: bool
+    """It is from the command line."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -61,7 +64,7 @@ class Service:
         self._common = common
         self._reread = reread
         self._running: dict[str, _Running] = {}
-        self.websockets = WebSockets(common.runtime.path, self._find_served)
+        self.websockets = WebSockets(common.runtime.path, self._find_served, common.keeper)
         self._nursery: trio.Nursery | None = None
         self._changing = trio.Lock()
         """Held while a change of the consoles is under way, which others must not meet halfway."""
@@ -71,6 +74,9 @@ class Service:
         self._found: Collection[str] = ()
         self._serving = trio.CancelScope()
         self.ending = Ending.LEAVE
+        self.heir = Heir.EXEC
+        self.restarting: Callable[[], Awaitable[bool]] | None = None
+        """Asks, at SIGTERM, whether another process will go on, if that can be."""
         self.stopping = trio.Event()
         self.tied = ""
         """Why this process cannot hand over, if it cannot."""
@@ -116,7 +122,7 @@ class Service:
 
         What takes its time runs in ``nursery``: it may wait for QEMU, a stop may not.
         """
-        terminal = process.has_terminal()
+        terminal, asked = process.has_terminal(), False
         async for number in signals:
             # HUP asks for a reload, or says (twice, maybe) that the terminal is closed.
             closed = self._reread is None or (terminal and not process.has_terminal())
@@ -125,24 +131,34 @@ class Service:
                     process.hold(number)
             elif number == signal.SIGUSR2:
                 nursery.start_soon(self._hand_over_or_say)
+            elif number == signal.SIGTERM and self.restarting is not None and not asked:
+                asked = True
+                nursery.start_soon(self._hand_over_or_stop, self.restarting)
             elif number != signal.SIGHUP or closed:
                 self._stop()
             else:
-                nursery.start_soon(self._reload_and_say)
+                nursery.start_soon(self.reload_and_say)
 
-    async def _hand_over_or_say(self) -> None:
+    async def _hand_over_or_stop(self, restarting: Callable[[], Awaitable[bool]]) -> None:
+        if await restarting():
+            await self._hand_over_or_say(Heir.SYSTEMD)
+        self._stop()
+
+    async def _hand_over_or_say(self, heir: Heir = Heir.EXEC) -> None:
         try:
-            await self.hand_over()
-        except StartError as error:
+            await self.hand_over(heir)
+        except BridgeError as error:
             log.warning("%s", error)
 
-    async def _reload_and_say(self) -> None:
+    async def reload_and_say(self, *, nothing: bool = True) -> None:
+        """``nothing``: even if nothing has changed."""
         try:
             done = await self.reload()
         except BridgeError as error:
             log.error("not reloaded: %s", error)  # noqa: TRY400 (the line says it all)
             return
-        log.info("reloaded: %s", done)
+        if nothing or done != Reloaded([], [], []):
+            log.info("reloaded: %s", done)
 
     def add(self, settings: ConsoleSettings) -> None:
         """Bring in one more console; raises UsageError or StartError."""
@@ -154,12 +170,14 @@ class Service:
         settings: ConsoleSettings,
         filed: ConsoleSettings | None = None,
         left: Left | None = None,
+        *,
+        given: bool = False,
     ) -> None:
         """Bind a console and, if the service runs, start it; raises StartError."""
         self._check_lasting()
         if settings.name in self._running:  # one was added while a reload waited
             raise StartError(f"there is a console '{settings.name}' already")
-        running = _Running(BridgedConsole(settings, self._common, left), filed)
+        running = _Running(BridgedConsole(settings, self._common, left), filed, given)
         self._running[settings.name] = running
         self._common.changed()
         if self._nursery is not None:
@@ -172,6 +190,7 @@ class Service:
             running = self._find(name)
             running.scope.cancel()
         await running.ended.wait()
+        await self._common.keeper.settle()
 
     async def reload(self) -> Reloaded:
         """Read the configuration file again; raises ConfigError, and nothing has changed.
@@ -202,6 +221,7 @@ class Service:
                 nursery.start_soon(mine[name].end)
             for name in plan.changed:
                 nursery.start_soon(mine[name].bridged.let_go, plan.wanted[name])
+        await self._common.keeper.settle()
         self._check_lasting()
         done = Reloaded(
             sorted(plan.added), sorted(plan.removed), sorted(plan.changed | plan.replaced)
@@ -288,17 +308,19 @@ class Service:
             self._common.changed()
             running.ended.set()
 
-    async def hand_over(self) -> None:
+    async def hand_over(self, heir: Heir = Heir.EXEC) -> None:
         """End ``run`` with nothing closed and nobody left: another process will go on.
 
-        Raises StartError where that cannot be.
+        Raises StartError where that cannot be, and ConfigError where it would not start.
         """
         if why := self.tied or succession.obstacle():
             raise StartError(f"not handed over: {why}")
+        if self._reread is not None:
+            self._reread()
         async with self._changing:
             await self._settle()
             self._check_lasting()
-            self.ending = Ending.HAND_OVER
+            self.ending, self.heir = Ending.HAND_OVER, heir
             for bridged in self.consoles.values():
                 bridged.console.ending = Ending.HAND_OVER
             self._stop()
@@ -309,9 +331,9 @@ class Service:
         self._serving.cancel()
 
     def state(self, bag: Bag) -> Record:
-        """What that process needs; after ``run``."""
+        """What that process needs; after ``run``.  Before that a sketch, see handover.Bag."""
         return {
-            "lock": bag.put(self.runtime.lock),
+            "directory": str(self.runtime.path),
             "started": self.started,
             "websockets": self.websockets.state(bag),
             "found": list(self._found),
@@ -321,19 +343,30 @@ class Service:
                     "settings": dict(running.bridged.settings.source),
                     "ports": {key: getattr(running.bridged.settings, key) for key in PORTS},
                     "filed": dict(running.filed.source) if running.filed is not None else None,
+                    "given": running.given,
                     "bridged": running.bridged.state(bag),
                 }
                 for name, running in self._running.items()
             ],
         }
 
-    def restore(self, record: Record, bag: Bag) -> None:
-        """Go on from ``state``; before ``run``."""
+    def restore(self, record: Record, bag: Bag, given: Collection[ConsoleSettings]) -> None:
+        """Go on from ``state``; before ``run``.
+
+        ``given`` is what the command line says now: it may be another than it was.
+        """
+        if record["directory"] != str(self.runtime.path):
+            raise RecordError(f"it is of the runtime directory {record['directory']}")
         self.started = record["started"]
         for each in record["consoles"]:
             settings = replace(console(each["name"], each["settings"]), **each["ports"])
+            if each["given"] and settings not in given:
+                continue
             filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
-            self.bind(settings, filed, (each["bridged"], bag))
+            self.bind(settings, filed, (each["bridged"], bag), given=each["given"])
+        for settings in given:
+            if settings.name not in self._running:
+                self.bind(settings, given=True)
         self.websockets.restore(record["websockets"], bag)
         self._found = record["found"]
 
@@ -353,6 +386,8 @@ class Service:
         return running.bridged
 
     def close(self) -> None:
+        if self.ending is Ending.HAND_OVER:
+            return
         self.websockets.close()
         for bridged in self.consoles.values():
             bridged.close()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bridge.base.handover import Bytes
 from bridge.systemd.notify import Notifier
 
 # Names come back in one variable, LISTEN_FDNAMES, and a single one may have 128 KiB
@@ -34,8 +35,9 @@ RECORD = "state"
 class Rank(enum.IntEnum):
     """Who goes first where the store is too small for all."""
 
-    VITAL = 0  # the record, PTYs, upstreams, listeners: few, and everybody's
-    CLIENT = 1  # a connection of one
+    VITAL = 0  # the record, upstreams, PTYs: nothing takes their place
+    LISTENER = 1  # the next process may bind it anew
+    CLIENT = 2  # a connection of one
 
 
 @dataclass(slots=True)
@@ -84,6 +86,10 @@ class Store:
     def left_out(self) -> int:
         """How many descriptors will not outlive us, as they are beyond the limit."""
         return len(self._left_out)
+
+    def has(self, name: str) -> bool:
+        """Has the manager been given it?"""
+        return name in self._there and name not in self._to_remove
 
     def put(self, name: str, fd: int, rank: Rank = Rank.VITAL) -> None:
         """Have ``fd`` kept under ``name``, in place of what had the name before."""
@@ -154,9 +160,10 @@ class Store:
             self._warn = None  # once
 
     def _make_room(self, rank: Rank) -> bool:
-        """Leave out the newest of those that yield to ``rank``."""
-        yielding = next((e for e in reversed(self._kept.values()) if e.rank > rank), None)
-        if yielding is None:
+        """Leave out the newest of those that yield first to ``rank``."""
+        newest_first = reversed(self._kept.values())
+        yielding = max(newest_first, key=lambda entry: entry.rank, default=None)
+        if yielding is None or yielding.rank <= rank:
             return False
         self._forget(yielding.name)
         self._leave_out(yielding)
@@ -236,18 +243,22 @@ class Record:
         self._at, self._size = at, size
         return data
 
-    def write(self, data: bytes) -> None:
+    def write(self, *pieces: Bytes) -> None:
         """Replace the bytes; after an OSError (no memory) the old ones are still there."""
+        size, checksum = sum(map(len, pieces)), 0
         before = self._at - self._PAGE  # room between the head and the old ones
-        at = self._PAGE if len(data) <= before else self._at + self._size
-        self._put(data, at)
-        self._put(self._HEAD.pack(at, len(data), zlib.crc32(data)), 0)
-        self._at, self._size = at, len(data)
-        os.ftruncate(self.fd, at + len(data))
+        at = end = self._PAGE if size <= before else self._at + self._size
+        for piece in pieces:
+            self._put(piece, end)
+            checksum = zlib.crc32(piece, checksum)
+            end += len(piece)
+        self._put(self._HEAD.pack(at, size, checksum), 0)
+        self._at, self._size = at, size
+        os.ftruncate(self.fd, end)
 
     def close(self) -> None:
         os.close(self.fd)
 
-    def _put(self, data: bytes, at: int) -> None:
+    def _put(self, data: Bytes, at: int) -> None:
         if os.pwrite(self.fd, data, at) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -21,7 +21,7 @@ from bridge.systemd.dbus import Kind, Value
 
 # An answer takes a millisecond or two.  While we end, systemd's patience with us is longer
 # (TimeoutStopSec=); at a start it may be busy with a whole login.
-LIMIT = 1.0
+LIMIT = 3.0
 START_LIMIT = 10.0
 
 _NAME = "org.freedesktop.systemd1"

@@ -6,7 +6,7 @@ protocol     * what is spoken: the face of it, and bytes as they are
 stranger     * what answers in a console's place
 websocket    * RFC 6455 as QEMU speaks it
 telnet       * telnet within what is spoken
-flood        * when reading may pause
+flood        * when a guest is read that prints without end
 dial           connecting
 transport      a socket's bytes, and leaving
 tls            TLS on a socket

@@ -1,4 +1,4 @@
-"""When reading may pause, so that a flood costs no more wake-ups than it needs."""
+"""When is a guest that prints without end read?  Pure."""
 
 import math
 
@@ -8,7 +8,7 @@ class Flood:
 
     A flood is a streak of small reads, each soon after the one before and with nothing
     sent between them.  So neither the first bytes after quiet are delayed, nor an echo.
-    Pure; one per connection.
+    One per connection.
     """
 
     PAUSE = 0.001

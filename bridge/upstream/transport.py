@@ -12,6 +12,7 @@ from contextlib import suppress
 import trio
 
 from bridge.base.errors import BridgeError
+from bridge.base.handover import NOBODY, Keeper, Role
 from bridge.upstream.protocol import End
 
 # SIGTERM is to end the service within a second, whatever QEMU does.
@@ -44,6 +45,7 @@ class Transport:
     """Bytes may pass: there is no handshake below those of the protocol above."""
     portable = True
     """Another process can go on with it."""
+    _keeper: Keeper = NOBODY
 
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self.socket = connection
@@ -54,6 +56,18 @@ class Transport:
         self._tcp = connection.family != socket.AF_UNIX
         self._unsent = b""
         self._not_all_sent = trio.Event()
+
+    def keep(self, keeper: Keeper) -> None:
+        """Have somebody keep the socket until it is closed: if we die it is to be left properly."""
+        self._keeper = keeper
+        keeper.keep(self.socket.fileno(), Role.UPSTREAM)
+
+    def close(self) -> None:
+        """Close it, just so."""
+        self._keeper.release(self.socket.fileno())
+        with suppress(OSError):  # gone already
+            self.socket.shutdown(socket.SHUT_WR)
+        self.socket.close()
 
     @property
     def clear(self) -> bool:
@@ -105,7 +119,7 @@ class Transport:
         safe: a QEMU whose client closes while the guest writes, or with a websocket close
         frame while the guest has unread input, never serves another client.
         """
-        with trio.CancelScope(shield=True), trio.move_on_after(LEAVE_LIMIT) as limit, self.socket:
+        with trio.CancelScope(shield=True), trio.move_on_after(LEAVE_LIMIT) as limit:
             try:
                 await self._send_rest()
                 await trio.sleep_until(last_sent + LINGER)
@@ -116,6 +130,8 @@ class Transport:
                     pass
             except OSError:
                 pass  # reset by the server: gone is gone
+            finally:
+                self.close()
         return not limit.cancelled_caught
 
     def _farewell(self) -> None:

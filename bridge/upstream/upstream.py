@@ -18,12 +18,11 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from socket import AF_UNIX
 from typing import Self
 
 import trio
 
-from bridge.base.handover import Bag, Ending, Record
+from bridge.base.handover import NOBODY, Bag, Ending, Keeper, Record
 from bridge.console.console import Console
 from bridge.console.states import State
 from bridge.kernel import sockdiag
@@ -81,8 +80,10 @@ class Upstream:
         reach: Reach,
         listeners: Listeners,
         warn: Callable[[str], None],
+        keeper: Keeper = NOBODY,
     ) -> None:
         self._console = console
+        self._keeper = keeper
         self._reach = reach
         self._address = reach.url.address
         self._listeners = listeners
@@ -107,6 +108,7 @@ class Upstream:
 
     def restore(self, record: Record, bag: Bag) -> None:
         connection = _Connection.restore(self._reach, record, bag)
+        connection.transport.keep(self._keeper)
         self._handed = connection
         self._console.resume(connection if connection.speech.open else None)
 
@@ -125,7 +127,7 @@ class Upstream:
     async def _connection(self) -> Retry:
         """Make one connection and serve it to its end."""
         try:
-            connection = self._handed or _Connection(*await self._reach.connect())
+            connection = self._handed or await self._connect()
         except DialError as error:
             self._tell(State.BUSY if error.full else State.WAITING, str(error))
             return Retry.YES
@@ -145,6 +147,11 @@ class Upstream:
         if end.explain is not None:
             self._end(replace(end, reason=await end.explain()))
         return end.retry
+
+    async def _connect(self) -> "_Connection":
+        connection = _Connection(*await self._reach.connect())
+        connection.transport.keep(self._keeper)
+        return connection
 
     async def _close(self, connection: "_Connection", end: End | None) -> None:
         # First, so that nothing is typed into a connection that is ending.
@@ -251,7 +258,7 @@ class _Connection:
     @classmethod
     def restore(cls, reach: Reach, record: Record, bag: Bag) -> Self:
         """Go on from ``state``."""
-        connection = adopt(bag.take(record["socket"]))
+        connection = adopt(bag.take(record["fd"]))
         self = cls(*reach.resume(connection, record["speech"]))
         self.transport.send(bag.take_bytes(record["unsent"]))
         self.unfed = bag.take_bytes(record["unfed"])
@@ -261,7 +268,7 @@ class _Connection:
 
     def state(self, bag: Bag) -> Record:
         return {
-            "socket": bag.put(self._socket.fileno(), upstream=True),
+            "fd": bag.put(self._socket.fileno(), upstream=True),
             "speech": self.speech.state(),
             "unsent": bag.put_bytes(self.transport.unsent),
             "unfed": bag.put_bytes(self.unfed),
@@ -340,14 +347,7 @@ class _Connection:
 
     def accepted(self) -> bool | None:
         """Has the server accepted us, or are we queued?  None if that cannot be seen."""
-        if self._socket.family == AF_UNIX:
-            return sockdiag.unix_peer_accepted(self._socket.fileno())
-        try:
-            # The server's end of this connection, if it is on this machine.
-            theirs = sockdiag.find_tcp(self._peer, self._own)
-        except OSError:  # reset; the reader is about to find out
-            return None
-        return None if theirs is None else theirs.inode != 0
+        return sockdiag.accepted(self._socket)
 
     def held_by_another(self) -> bool:
         """Has the server accepted another client that is still there?
@@ -378,7 +378,7 @@ class _Connection:
         if not self.transport.heard and self.accepted() is False:
             # Still queued, so that nobody would answer our leaving.  When its turn comes
             # QEMU meets request and end of stream together, and lets go.
-            self._socket.close()
+            self.transport.close()
             return True
         # Without an answer too: QEMU may have begun to serve us since the last look.
         # Only the websocket of a QEMU can be locked; a plain chardev with much to read yet

@@ -6,6 +6,8 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
+import trio
+
 
 class Notified:
     """Keeps descriptors as systemd 252 does (service.c); a context."""
@@ -47,6 +49,12 @@ class Notified:
                 self.refused += "FDSTORE=1" in words
                 os.close(fd)
         return True
+
+    async def serve(self) -> None:
+        """Read whatever comes, until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self.socket)
+            self.read()
 
     def read_all(self) -> list[list[str]]:
         """Read what there is; return the messages since the last time."""
