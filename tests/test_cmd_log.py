@@ -22,9 +22,9 @@ NAME = "logged"
 
 
 @pytest.fixture
-def directory(user: User, directory: Path) -> Path:
+def directory(user: User, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With logs of its own."""
-    user.environment["XDG_STATE_HOME"] = str(directory / "state")
+    monkeypatch.setitem(user.environment, "XDG_STATE_HOME", str(directory / "state"))
     return directory
 
 

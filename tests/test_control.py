@@ -138,7 +138,7 @@ def test_every_verb_is_documented_and_no_other(lines: Lines) -> None:
 
 
 def test_every_field_of_a_status_is_documented_with_its_type(
-    user: User, directory: Path, vm: Fake
+    user: User, directory: Path, vm: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = directory / "config.toml"
     config.write_text(
@@ -148,7 +148,7 @@ def test_every_field_of_a_status_is_documented_with_its_type(
         f'url = "{NOBODY}"\nraw = false\ntelnet = false\npty = false\n'
     )
     config.chmod(0o644)
-    user.environment["XDG_STATE_HOME"] = str(directory / "state")
+    monkeypatch.setitem(user.environment, "XDG_STATE_HOME", str(directory / "state"))
     with (
         fake_qmp(user, directory / "qmp", (8, 2, 0)),
         Bridge(user, directory / "run", "--config", str(config)) as bridge,
@@ -412,6 +412,7 @@ def test_a_removed_console_ends_its_attachments_and_takes_no_more(
         with Lines(bridge.directory) as lines, Lines(bridge.directory) as stayed:
             attach(stayed, "vm2")
             assert lines.ask({"do": "exec"})["ok"]
+            assert lines.socket.recv(1) == b""  # from here on it is the next one
         with Lines(bridge.directory) as lines:
             names = [c["name"] for c in lines.ask({"do": "status"})["consoles"]]
             assert names == ["vm2"]

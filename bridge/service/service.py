@@ -64,6 +64,8 @@ class Service:
         self._common = common
         self._reread = reread
         self._running: dict[str, _Running] = {}
+        self._removed: dict[str, Record] = {}
+        """Those of the command line that were removed by hand, as they were there."""
         self.websockets = WebSockets(common.runtime.path, self._find_served, common.keeper)
         self._nursery: trio.Nursery | None = None
         self._changing = trio.Lock()
@@ -189,6 +191,8 @@ class Service:
             self._check_lasting()
             running = self._find(name)
             running.scope.cancel()
+            if running.given:
+                self._removed[name] = dict(running.bridged.settings.source)
         await running.ended.wait()
         await self._common.keeper.settle()
 
@@ -337,6 +341,7 @@ class Service:
             "started": self.started,
             "websockets": self.websockets.state(bag),
             "found": list(self._found),
+            "removed": self._removed,
             "consoles": [
                 {
                     "name": name,
@@ -364,8 +369,10 @@ class Service:
                 continue
             filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
             self.bind(settings, filed, (each["bridged"], bag), given=each["given"])
+        self._removed = record["removed"]
         for settings in given:
-            if settings.name not in self._running:
+            removed = self._removed.get(settings.name) == dict(settings.source)
+            if settings.name not in self._running and not removed:
                 self.bind(settings, given=True)
         self.websockets.restore(record["websockets"], bag)
         self._found = record["found"]
