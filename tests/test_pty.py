@@ -361,10 +361,13 @@ def test_a_clients_suspended_output_is_not_the_next_ones(
     raw.read_until(b"\nflows again\r\n")
 
 
+@pytest.mark.parametrize("noticed", [True, False])
 def test_a_client_that_polls_leaves_reads_that_wait(
-    user: User, bridge: Bridge, raw: Client
+    user: User, bridge: Bridge, raw: Client, *, noticed: bool
 ) -> None:
     """pyserial has reads return nothing at once, which `cat` takes for the end."""
+    if not noticed:  # it has come and gone before anybody looks
+        bridge.process.send_signal(signal.SIGSTOP)
     client = Script(
         user,
         bridge,
@@ -373,17 +376,29 @@ def test_a_client_that_polls_leaves_reads_that_wait(
         settings = termios.tcgetattr(fd)
         settings[6][termios.VMIN] = 0
         termios.tcsetattr(fd, termios.TCSANOW, settings)
+        say("set")
+        wait_told()
         """,
     )
+    assert client.heard() == "set"
+    if noticed:
+        bridge.wait_attached(2)
+    client.go_on()
     client.end()
+    bridge.process.send_signal(signal.SIGCONT)
+    # Who opens it in the same moment shares the session.
+    eventually(lambda: len(bridge.status()["attachments"]) == 1)
+    bridge.status()
     cat = user.popen(["cat", bridge.link], stdout=subprocess.PIPE)
     assert cat.stdout is not None
-    bridge.wait_attached(2)
-    command(raw, "echo for cat")
-    while (line := cat.stdout.readline()) != b"for cat\r\n":
-        assert line
-    cat.kill()
-    cat.communicate()
+    try:
+        bridge.wait_attached(2)
+        command(raw, "echo for cat")
+        while (line := cat.stdout.readline()) != b"for cat\r\n":
+            assert line
+    finally:
+        cat.kill()
+        cat.communicate()
 
 
 SETTINGS = """

@@ -71,7 +71,7 @@ class Pty:
         try:
             fcntl.ioctl(master, termios.TIOCPKT, struct.pack("=i", 1))
             pty = cls(master)
-            pty._reset()
+            pty.reset()
             # devpts is often mounted mode=620,gid=tty; group tty could type into the guest.
             os.chmod(pty.path, 0o600)
             # Until here nobody can open it.
@@ -149,11 +149,11 @@ class Pty:
             termios.tcflow(slave, termios.TCOON)  # a client's TCOOFF outlives it
         finally:
             os.close(slave)
-        self._reset()
+        self.reset()
         return True
 
-    def _reset(self) -> None:
-        """The settings, and the size, of a PTY that nobody has had yet."""
+    def reset(self) -> None:
+        """Give it the settings, and the size, of a PTY that nobody has had yet."""
         settings = termios.tcgetattr(self.fd)
         settings[:_CC] = [0, 0, _BIRTH_CFLAG, _EXTPROC, termios.B38400, termios.B38400]
         # A client that polls (pyserial) would leave to the next one (cat) reads of nothing,
@@ -256,6 +256,8 @@ class PtyEndpoint:
     async def _wait_attached(self) -> None:
         while not self._pty.attached:
             await self._wait_stirred()
+            if self._pty.hung_up():  # one has come and gone unnoticed
+                self._pty.reset()
 
     async def _wait_stirred(self) -> None:
         """Wait for an open or close.  One that falls between a look and this still comes."""
