@@ -332,16 +332,17 @@ class Console:
         while self._queues:
             if self.line is None or not self.line.clear:
                 return  # the line kicks when it is clear
-            if now < (due := self._due(self._queues[0])):
-                self._arm(due)
-                return
-            if self._queues[0].break_due:
-                self._break(self._queues[0])
+            queue = self._queues[0]
+            if queue.break_due or now < self._held_until:
+                if now < (due := self._due(queue)):
+                    self._arm(due)
+                    return
+                self._break(queue)
                 continue
             allowance = self.pacer.allowance(now, self.pending)
             if not allowance:
                 break
-            queue = self._queues.popleft()
+            self._queues.popleft()
             data = queue.take(allowance)
             self.line.send(data)  # first: the rest is done while the guest reads it
             self.pacer.sent(data, now)

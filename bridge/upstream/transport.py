@@ -98,8 +98,10 @@ class Transport:
         late.  The kernel forgets the option by itself (tcp(7)).
         """
         if self._tcp:
-            with suppress(OSError):  # reset: the reader is about to meet it
+            try:
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            except OSError:
+                return  # reset: the reader is about to meet it
 
     async def flush(self, on_clear: Callable[[], None]) -> None:
         """Send what had no room, for ever; call ``on_clear`` each time when all has left."""
