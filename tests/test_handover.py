@@ -14,6 +14,7 @@ from typing import Self
 
 import pytest
 
+from bridge.base.errors import StartError
 from bridge.base.handover import Bag, RecordError
 from bridge.commands.client import Client as Control
 from bridge.kernel import succession
@@ -245,6 +246,28 @@ def test_connections_with_high_descriptors_are_left_too() -> None:
     theirs.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(high)
+
+
+def test_without_a_descriptor_for_the_record_qemu_is_left() -> None:
+    """It needs one, and there may be none; nor one to leave by."""
+    ours, theirs = socket.socketpair()
+    bag = Bag()
+    bag.put(ours.fileno(), upstream=True)
+    theirs.shutdown(socket.SHUT_WR)
+    theirs.settimeout(5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(StartError, match="not handed over: Too many open files"):
+            succession.become({}, bag)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert theirs.recv(1) == b""
+    os.fstat(ours.fileno())  # the owner's still, who will close it
+    ours.close()
+    theirs.close()
 
 
 def test_a_record_of_another_format_is_refused_and_its_connections_are_left(

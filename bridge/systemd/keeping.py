@@ -7,8 +7,8 @@ end, if another process is to go on, it is whole.
 
 import enum
 import logging
-import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable
 
@@ -138,7 +138,7 @@ class StoreKeeper:
             lost = bag.upstreams
         else:
             lost = {n for n in bag.upstreams if limit.cancelled_caught or not self._store.has(n)}
-        succession.leave(os.dup(bag.fds[name]) for name in sorted(lost))
+        succession.leave((bag.fds[name] for name in sorted(lost)), socket.socket.detach)
 
     async def end(self) -> None:
         """Everything is closed, and was released: return when systemd knows."""
