@@ -560,8 +560,12 @@ def test_consoles_from_everywhere_outlive_both(manager: UserManager, base: Path)
             eventually(lambda: stored(manager) == kept, what="as many descriptors as before")
         configure(manager, f'[consoles.other]\nurl = "{URL}"\n')
         manager.drop_in(f"[Service]\nExecStart=\nExecStart={command} argument={URL}\n")
-        manager.systemctl("restart", UNIT)
-        eventually(lambda: set(places(manager)) == {"argument", "added", "other"})
+        with Control(manager.runtime / "ttybridge") as control:
+            client = control.attach("given", readonly=False, replay=0, notices=False)
+            client.settimeout(20)
+            manager.systemctl("restart", UNIT)
+            eventually(lambda: set(places(manager)) == {"argument", "added", "other"})
+            assert client.recv(1) == b""  # its console is no more
         assert places(manager)["added"] == before["added"]
 
 
