@@ -10,9 +10,10 @@ import pytest
 import trio
 import trio.testing
 
+from bridge.base.handover import Bag
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
-from bridge.console.console import QUEUE_LIMIT, Console
+from bridge.console.console import QUEUE_LIMIT, Console, InputQueue
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
 from bridge.console.patience import PATIENCE
@@ -246,6 +247,29 @@ async def test_input_is_discarded_and_counted_without_a_guest() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert fresh.sent == b"new"
     assert hub.counts.discarded == len(b"queued") + len(b"typed")
+
+
+async def test_what_was_typed_to_a_guest_whose_connection_is_not_handed_over_is_discarded() -> None:
+    """The next one may be another boot's."""
+    hub, line = console()
+    line.clear = False
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    channel = FdChannel(trio.socket.from_stdlib_socket(ours))
+    attachment, bag = Attachment(hub, channel, RAW), Bag()
+    attachment._type(b"halt\r")
+    hub.requeue(InputQueue(), b"reboot\r")  # of one who has left
+    record, typist = hub.state_record(bag), attachment.state(bag)
+    after = Console("vm", "ws://h", scrollback=RING, pacer=Pacer(Input.DIRECT))
+    after.restore(record, bag)
+    after.resume(None)
+    Attachment.restore(after, channel, typist, bag)
+    after.connect(line := Line())
+    after.kick()
+    assert (line.sent, after.pending) == (b"", 0)
+    assert after.counts.discarded == len(b"halt\rreboot\r")
+    ours.close()
+    theirs.close()
 
 
 async def test_typists_take_turns(autojump_clock: trio.testing.MockClock) -> None:
