@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.base.handover import Bag
+from bridge.base.handover import Bag, Ending
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
 from bridge.console.console import QUEUE_LIMIT, Console, InputQueue
@@ -257,7 +257,12 @@ async def test_what_was_typed_to_a_guest_whose_connection_is_not_handed_over_is_
     ours.setblocking(False)
     channel = FdChannel(trio.socket.from_stdlib_socket(ours))
     attachment, bag = Attachment(hub, channel, RAW), Bag()
-    attachment._type(b"halt\r")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attachment.run)
+        theirs.sendall(b"halt\r")
+        await trio.testing.wait_all_tasks_blocked()
+        hub.ending = Ending.HAND_OVER
+        nursery.cancel_scope.cancel()
     hub.requeue(InputQueue(), b"reboot\r")  # of one who has left
     record, typist = hub.state_record(bag), attachment.state(bag)
     after = Console("vm", "ws://h", scrollback=RING, pacer=Pacer(Input.DIRECT))

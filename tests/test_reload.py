@@ -221,7 +221,7 @@ def test_what_cannot_be_added_is_said(user: User, filed: Filed) -> None:
     with filed.bridge() as bridge:
         bridge.wait_message("a: WAITING")
         for words, message in {
-            ("add", "a", NOBODY): "two consoles are named 'a'",
+            ("add", "a", NOBODY): "there is a console 'a' already; give this one another name",
             ("add", "-x", NOBODY): "unrecognized arguments|required",
             ("add", "b c", NOBODY): "'b c': not a name",
             ("add", "b", "http://x"): "scheme 'http' is not known",

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from bridge.base.errors import BridgeError, StartError
+from bridge.base.errors import BridgeError, StartError, UsageError
 from bridge.base.handover import Bag, Ending, Left, Record, RecordError
 from bridge.endpoints.websockets import WebSockets
 from bridge.kernel import succession
@@ -155,6 +155,9 @@ class Service:
 
     def add(self, settings: ConsoleSettings) -> None:
         """Bring in one more console; raises UsageError or StartError."""
+        if settings.name in self._running:
+            what = f"there is a console '{settings.name}' already"
+            raise UsageError(f"{what}; give this one another name")
         check_unique([*self.settings, settings], self.websockets.settings)
         self.bind(settings)
 
