@@ -114,6 +114,10 @@ def test_every_key_and_its_default() -> None:
             f"[consoles.a]\n{URL}\nraw = 4001\n[consoles.b]\n{URL}\nraw = 4001",
             "f: consoles 'a' and 'b' both want port 4001",
         ),
+        (
+            f"[consoles.a]\n{URL}\nraw = 4001\ntelnet = 4001",
+            "f: console 'a' wants port 4001 twice",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:

@@ -176,6 +176,9 @@ def test_a_bad_file_changes_nothing_and_says_why(filed: Filed, user: User) -> No
         bridge.process.send_signal(signal.SIGHUP)
         bridge.wait_message("not reloaded: .*unknown key")
         assert filed.names() == ["vm"]
+        filed.write(console("vm", NOBODY))
+        done = user.run(["ttybridge", "reload", "--runtime-dir", filed.run])
+        assert (done.returncode, done.stdout) == (0, "nothing has changed\n")
         filed.file.unlink()
         with pytest.raises(AskError, match="No such file"):
             filed.reload()

@@ -287,7 +287,9 @@ def check_unique(
                 raise UsageError(
                     f"console '{console.name}' and the websocket both want port {wanted}"
                 )
-            if other := ports.get(wanted):
+            if (other := ports.get(wanted)) == console.name:
+                raise UsageError(f"console '{other}' wants port {wanted} twice")
+            if other:
                 raise UsageError(f"consoles '{other}' and '{console.name}' both want port {wanted}")
             ports[wanted] = console.name
 
