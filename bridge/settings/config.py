@@ -167,7 +167,9 @@ _DEFAULTS_KEYS = {name: key for name, key in KEYS.items() if key.in_defaults}
 SERVICE_KEYS: Mapping[str, Key] = {
     "websocket": Key(port, _ALLOWED_PORT_OFF),
     "discover": Key(boolean, "true or false"),
-    "websocket_token": Key(file, '{ file = "/path" }, absolute or beginning with "~/"'),
+    "websocket_token": Key(
+        file, '{ file = "/path" }, absolute or beginning with "~/"', secret=True
+    ),
 }
 
 
@@ -351,8 +353,9 @@ def _table(table: object, where: str, keys: Mapping[str, Key]) -> dict[str, Any]
         try:
             values[name] = keys[name].parse(value)
         except ValueError:
-            found, allowed = _found(value), keys[name].allowed
-            raise ConfigError(f"{where}.{name}: found {found}; allowed: {allowed}") from None
+            key = keys[name]
+            found = "a string" if key.secret and isinstance(value, str) else _found(value)
+            raise ConfigError(f"{where}.{name}: found {found}; allowed: {key.allowed}") from None
         except BridgeError as error:
             raise ConfigError(f"{where}.{name}: {error}") from None
     return values

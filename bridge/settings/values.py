@@ -24,6 +24,8 @@ class Key:
     parse: Callable[[Any], object]
     allowed: str
     in_defaults: bool = True
+    secret: bool = False
+    """A string in its place may be one, written there by mistake: it is not repeated."""
 
 
 def boolean(value: object) -> bool:
