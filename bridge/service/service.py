@@ -70,7 +70,7 @@ class Service:
         self._defaults: Mapping[str, Any] = {}
         self._discovers = False
         self._watching = trio.CancelScope()
-        self._found: Collection[str] = ()
+        self._discovery = Discovery(self, self._make_found)
         self._serving = trio.CancelScope()
         self.ending = Ending.LEAVE
         self.heir = Heir.EXEC
@@ -261,17 +261,14 @@ class Service:
 
     async def _watch(self) -> None:
         """Bridge consoles as they are found, while the configuration wants that."""
-        former: Collection[str] = self._found
         while True:
             self._watching = trio.CancelScope()
             with self._watching:
                 if not self._discovers:
                     await trio.sleep_forever()
-                discovery = Discovery(self, self._make_found, former)
-                try:
-                    await discovery.run()
-                finally:
-                    former = self._found = discovery.names
+                await self._discovery.run()
+            # What was removed by hand is forgotten.
+            self._discovery = Discovery(self, self._make_found, self._discovery.names)
 
     def _make_found(self, name: str, url: UpstreamUrl, _found: Found) -> ConsoleSettings:
         return self.make(name, {"url": str(url)})
@@ -327,7 +324,8 @@ class Service:
             "directory": str(self.runtime.path),
             "started": self.started,
             "websockets": self.websockets.state(bag),
-            "found": list(self._found),
+            "found": list(self._discovery.names),
+            "dismissed": list(self._discovery.dismissed),
             "consoles": [
                 {
                     "name": name,
@@ -359,7 +357,8 @@ class Service:
             if settings.name not in self._running:
                 self.bind(settings, given=True)
         self.websockets.restore(record["websockets"], bag)
-        self._found = record["found"]
+        dismissed = map(tuple, record.get("dismissed", []))  # an older version has none
+        self._discovery = Discovery(self, self._make_found, record["found"], dismissed)
 
     def _find(self, name: str) -> _Running:
         try:
