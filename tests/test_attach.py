@@ -10,13 +10,14 @@ import pytest
 import trio
 import trio.testing
 
+from bridge.base.handover import Bag, Ending
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
 from bridge.console.console import Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
 from bridge.console.patience import PATIENCE
-from bridge.console.queue import QUEUE_LIMIT
+from bridge.console.queue import QUEUE_LIMIT, InputQueue
 from bridge.console.states import State
 
 RING = 64 * 1024
@@ -250,6 +251,34 @@ async def test_input_is_discarded_and_counted_without_a_guest() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert fresh.sent == b"new"
     assert hub.counts.discarded == len(b"queued") + len(b"typed")
+
+
+async def test_what_was_typed_to_a_guest_whose_connection_is_not_handed_over_is_discarded() -> None:
+    """The next one may be another boot's."""
+    hub, line = console()
+    line.clear = False
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    channel = FdChannel(trio.socket.from_stdlib_socket(ours))
+    attachment, bag = Attachment(hub, channel, RAW), Bag()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attachment.run)
+        theirs.sendall(b"halt\r")
+        await trio.testing.wait_all_tasks_blocked()
+        hub.ending = Ending.HAND_OVER
+        nursery.cancel_scope.cancel()
+    hub.requeue(InputQueue(), b"reboot\r")  # of one who has left
+    record, typist = hub.state_record(bag), attachment.state(bag)
+    after = Console("vm", "ws://h", scrollback=RING, pacer=Pacer(Input.DIRECT))
+    after.restore(record, bag)
+    after.resume(None)
+    Attachment.restore(after, channel, typist, bag)
+    after.connect(line := Line())
+    after.kick()
+    assert (line.sent, after.pending) == (b"", 0)
+    assert after.counts.discarded == len(b"halt\rreboot\r")
+    ours.close()
+    theirs.close()
 
 
 async def test_typists_take_turns(autojump_clock: trio.testing.MockClock) -> None:

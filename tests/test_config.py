@@ -81,7 +81,7 @@ def test_every_key_and_its_default() -> None:
                 "f: service.websocket_token: found %s; allowed: { file = " % found,
             )
             for wrong, found in (
-                ('"secret"', '"secret"'),
+                ('"hunter2"', "a string"),
                 ('{ file = "relative" }', "a table"),
                 ('{ file = "/x", more = 1 }', "a table"),
                 ('{ file = "/\\u0000" }', "a table"),
@@ -114,6 +114,10 @@ def test_every_key_and_its_default() -> None:
             f"[consoles.a]\n{URL}\nraw = 4001\n[consoles.b]\n{URL}\nraw = 4001",
             "f: consoles 'a' and 'b' both want port 4001",
         ),
+        (
+            f"[consoles.a]\n{URL}\nraw = 4001\ntelnet = 4001",
+            "f: console 'a' wants port 4001 twice",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
@@ -121,6 +125,7 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
         parse(text, "f")
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+    assert "hunter2" not in str(raised.value)
 
 
 WSS = '[consoles.vm]\nurl = "wss://h:1"'

@@ -251,7 +251,10 @@ BAD = [
     (b'{"do": "add", "name": "x", "settings": {}}', "url"),
     (b'{"do": "add", "name": "x", "settings": {"url": 1}}', "url: found 1; allowed"),
     (b'{"do": "add", "name": "../x", "settings": {"url": "ws://h"}}', "not a name"),
-    (b'{"do": "add", "name": "vm1", "settings": {"url": "ws://h"}}', "two consoles"),
+    (
+        b'{"do": "add", "name": "vm1", "settings": {"url": "ws://h"}}',
+        "there is a console 'vm1' already",
+    ),
     (b'{"do": "remove", "name": "x"}', "no console 'x'"),
     (b'{"do": "reload"}', "started without a configuration file"),
     (b'{"do": "x", "y": "' + b"z" * (1 << 20) + b'"}', "too long; allowed: 1048576 bytes"),

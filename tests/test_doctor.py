@@ -100,6 +100,18 @@ def test_a_guest_that_only_returns_bytes(user: User, directory: Path, boot: Boot
     assert {"the kernel", "the login"} <= set(topics(record))
 
 
+def test_a_line_that_is_being_sent_is_not_entered(user: User, directory: Path, boot: Boot) -> None:
+    """Who sends it is not attached, and nothing need show it."""
+    vm = boot("deaf")
+    run = directory / "run"
+    with Bridge(user, run, f"vm={vm.url}") as bridge:
+        bridge.wait_message("vm: ONLINE")
+        user.run(["ttybridge", "send", "vm", "halt", "--runtime-dir", run])
+        _, record = doctor(user, "vm", "--runtime-dir", run)
+        assert record["typed"] == ""
+        assert record["restraint"].startswith("somebody typed ")
+
+
 @pytest.mark.parametrize("unix", [False, True])
 def test_a_guest_that_says_nothing(user: User, boot: Boot, unix: bool) -> None:
     vm = boot("deaf", websocket=False, unix=unix)

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Self
 
 import pytest
 
+from bridge.base.errors import StartError
 from bridge.base.handover import Bag, RecordError
 from bridge.commands.client import Client as Control
 from bridge.kernel import succession
+from bridge.service import process
+from bridge.service.heritage import Heritage
 from tests.conftest import Boot
 from tests.support.bridge import Bridge
 from tests.support.client import Client
@@ -245,6 +249,54 @@ def test_connections_with_high_descriptors_are_left_too() -> None:
     theirs.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(high)
+
+
+def test_without_a_descriptor_for_the_record_qemu_is_left() -> None:
+    """It needs one, and there may be none; nor one to leave by."""
+    ours, theirs = socket.socketpair()
+    bag = Bag()
+    bag.put(ours.fileno(), upstream=True)
+    theirs.shutdown(socket.SHUT_WR)
+    theirs.settimeout(5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(StartError, match="not handed over: Too many open files"):
+            succession.become({}, bag)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert theirs.recv(1) == b""
+    os.fstat(ours.fileno())  # the owner's still, who will close it
+    ours.close()
+    theirs.close()
+
+
+async def test_without_descriptors_for_what_is_left_to_us_qemu_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were enough for the process before; to be sure of each connection takes one more."""
+    pairs, bag = [socket.socketpair() for _ in range(3)], Bag()
+    for ours, theirs in pairs:
+        bag.put(ours.detach(), upstream=True)
+        theirs.shutdown(socket.SHUT_WR)
+        theirs.settimeout(5)
+    monkeypatch.setenv(succession.VARIABLE, str(succession.pack({}, bag)))
+    monkeypatch.setattr(process, "hold_signals", lambda: None)
+    monkeypatch.setattr(succession, "begin_anew", lambda: sys.exit(3))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(SystemExit):
+            await Heritage.claim()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for _, theirs in pairs:
+        assert theirs.recv(1) == b""  # the end of the stream, not a reset
+        theirs.close()
 
 
 def test_a_record_of_another_format_is_refused_and_its_connections_are_left(

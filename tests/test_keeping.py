@@ -1,6 +1,7 @@
 """What is kept and what it means, with systemd's end of the store played; the real one: test_systemd."""
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,23 @@ async def test_where_systemd_does_not_read_qemu_is_left(
     setup.theirs.shutdown(socket.SHUT_WR)
     await keeper.hand_over(setup.describe)
     assert setup.theirs.recv(1) == b""
+
+
+async def test_without_a_descriptor_to_wait_by_nothing_is_waited_for(setup: Setup) -> None:
+    keeper = setup.keeper()
+    keeper.keep(setup.ours.fileno(), Role.UPSTREAM)
+    setup.theirs.shutdown(socket.SHUT_WR)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        await keeper.settle()
+        await keeper.hand_over(setup.describe)
+        await keeper.end()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert setup.theirs.recv(1) == b""  # nobody knows whether it is kept: it is left
 
 
 async def test_at_the_end_nothing_is_kept(setup: Setup) -> None:

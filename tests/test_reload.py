@@ -176,6 +176,9 @@ def test_a_bad_file_changes_nothing_and_says_why(filed: Filed, user: User) -> No
         bridge.process.send_signal(signal.SIGHUP)
         bridge.wait_message("not reloaded: .*unknown key")
         assert filed.names() == ["vm"]
+        filed.write(console("vm", NOBODY))
+        done = user.run(["ttybridge", "reload", "--runtime-dir", filed.run])
+        assert (done.returncode, done.stdout) == (0, "nothing has changed\n")
         filed.file.unlink()
         with pytest.raises(AskError, match="No such file"):
             filed.reload()
@@ -221,7 +224,7 @@ def test_what_cannot_be_added_is_said(user: User, filed: Filed) -> None:
     with filed.bridge() as bridge:
         bridge.wait_message("a: WAITING")
         for words, message in {
-            ("add", "a", NOBODY): "two consoles are named 'a'",
+            ("add", "a", NOBODY): "there is a console 'a' already; give this one another name",
             ("add", "-x", NOBODY): "unrecognized arguments|required",
             ("add", "b c", NOBODY): "'b c': not a name",
             ("add", "b", "http://x"): "scheme 'http' is not known",

@@ -176,6 +176,19 @@ def test_one_that_could_not_be_bridged_is_not_tried_again() -> None:
     assert service.look(console("vm1", 1)) == []
 
 
+def test_one_that_was_removed_by_hand_is_left_alone_by_the_next_process() -> None:
+    before, after = Service(), Service()
+    before.look(console("vm1", 1))
+    del before.bridged["vm1"]
+    assert before.look(console("vm1", 1)) == []
+    after.roster = Roster((), before.roster.dismissed)
+    assert after.look(now=0) == []  # not seen at once
+    assert after.look(console("vm1", 1), now=GRACE / 2) == []
+    assert after.look(console("vm1", 1), now=GRACE) == []
+    assert after.look(now=2 * GRACE) == []
+    assert after.roster.dismissed == set()
+
+
 def test_after_a_handover_the_former_process_s_consoles_are_known() -> None:
     service = Service(("vm1", "vm2", "vm3"), vm1="ws://127.0.0.1:1", vm2="ws://127.0.0.1:2")
     service.bridged["mine"] = ConsoleSettings("mine", UpstreamUrl.parse("ws://127.0.0.1:9"))

@@ -154,7 +154,7 @@ def test_any_output_can_be_read(output: bytes) -> None:
 
 
 # What many patterns begin with, and what they go on with.
-HEADS = ["a@", "--More--", "FreeBSD/", "password", "login: ", "[", "a# ", "iPXE 1", ">> OpenBSD/", "lines 1-2", "\x1b[", "\xff\xfb\x01", "Booting from x", "error: .", "SAC>", "C:\\"]  # fmt: skip
+HEADS = ["a@", "--More--", "FreeBSD/", "password", "login: ", "[", "a# ", "iPXE 1", "iPXE> ", ">> OpenBSD/", "lines 1-2", "\x1b[", "\xff\xfb\x01", "Booting from x", "error: .", "SAC>", "C:\\"]  # fmt: skip
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\nx"])

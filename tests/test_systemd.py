@@ -560,8 +560,12 @@ def test_consoles_from_everywhere_outlive_both(manager: UserManager, base: Path)
             eventually(lambda: stored(manager) == kept, what="as many descriptors as before")
         configure(manager, f'[consoles.other]\nurl = "{URL}"\n')
         manager.drop_in(f"[Service]\nExecStart=\nExecStart={command} argument={URL}\n")
-        manager.systemctl("restart", UNIT)
-        eventually(lambda: set(places(manager)) == {"argument", "added", "other"})
+        with Control(manager.runtime / "ttybridge") as control:
+            client = control.attach("given", readonly=False, replay=0, notices=False)
+            client.settimeout(20)
+            manager.systemctl("restart", UNIT)
+            eventually(lambda: set(places(manager)) == {"argument", "added", "other"})
+            assert client.recv(1) == b""  # its console is no more
         assert places(manager)["added"] == before["added"]
 
 
@@ -585,12 +589,35 @@ def test_consoles_that_were_found_outlive_both(manager: UserManager, boot: Boot)
 
     eventually(lambda: [console["state"] for console in bridged()] == ["ONLINE"])
     before = bridged()[0]["pty"]
-    for end in (lambda: manager.systemctl("restart", UNIT), lambda: kill(manager)):
+    for end in (lambda: kill(manager), lambda: manager.systemctl("restart", UNIT)):
         end()
         eventually(lambda: [console["state"] for console in bridged()] == ["ONLINE"])
         assert bridged()[0]["pty"] == before
     vm.kill()
     eventually(lambda: bridged() == [])
+
+
+def test_what_was_found_and_removed_by_hand_stays_so(manager: UserManager, boot: Boot) -> None:
+    boot("flood", name="unwanted")
+    configure(manager, "[service]\ndiscover = true\n")
+    install(manager, "--now")
+
+    def names() -> set[str]:
+        return {console["name"] for console in ask(manager)["consoles"]} & {
+            "unwanted",
+            "first",
+            "second",
+        }
+
+    eventually(lambda: names() == {"unwanted"})
+    ask(manager, "remove", name="unwanted")
+    boot("flood", name="first")
+    eventually(lambda: "first" in names())
+    assert names() == {"first"}
+    manager.systemctl("restart", UNIT)
+    boot("flood", name="second")  # found by a look that finds the unwanted one, too
+    eventually(lambda: "second" in names())
+    assert names() == {"first", "second"}
 
 
 def test_a_console_that_others_have_does_not_delay_a_start(

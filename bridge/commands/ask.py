@@ -112,8 +112,7 @@ def _reload(arguments: argparse.Namespace) -> int:
     lines = [f"{what} {name}" for what in ("added", "removed", "changed") for name in done[what]]
     lines += [f"changed [service] {key}" for key in done["service"]]
     lines += [f"failed {printable(error, 1000)}" for error in done["errors"]]
-    if lines:
-        command.say("\n".join(lines))
+    command.say("\n".join(lines) or "nothing has changed")
     return 1 if done["errors"] else 0
 
 

@@ -96,6 +96,10 @@ def _settled(asking: Client, name: str) -> dict[str, Any]:
 def _typist(status: dict[str, Any]) -> str:
     """Why one should not type now: somebody else does."""
     now: float = status["service"]["now"]
-    typed = [each["typed"] for each in status["consoles"][0]["attachments"]]
+    console = status["consoles"][0]
+    typed = [each["typed"] for each in console["attachments"]]
+    # Who types by `send` is never attached, and may go on all the same.
+    if (last := console["typed"]) is not None and last["kind"] == "send":
+        typed.append(last["time"])
     seconds = min((now - at for at in typed if at is not None), default=_LATELY)
     return f"somebody typed {max(0, seconds):.0f} s ago" if seconds < _LATELY else ""

@@ -145,12 +145,11 @@ class Console:
     def resume(self, line: Line | None) -> None:
         """The connection through ``line`` was handed over with the console; or it was not."""
         pacer, typed = self._left
-        if line is None:
-            if self.state is State.ONLINE:
-                self.enter(State.CONNECTING)
-            return
         self.line = line
-        self.pacer.restore(pacer, trio.current_time())
+        if line is not None:
+            self.pacer.restore(pacer, trio.current_time())
+        elif self.state is State.ONLINE:
+            self.enter(State.CONNECTING)
         for data, breaks in typed:
             self.requeue(InputQueue(), data, breaks)
 
@@ -278,15 +277,16 @@ class Console:
         Without a guest it is discarded and counted: what was typed at one boot must not
         be delivered to the next.
         """
+        self.requeue(queue, data)
+        if self.line is not None:
+            self.kick()
+
+    def requeue(self, queue: InputQueue, data: bytes, breaks: Collection[int] = ()) -> None:
+        """Queue ``data``; it was ``offer``ed already, here or in another process."""
         if self.line is None:
             queue.dropped += len(data)
             self.counts.discarded += len(data)
             return
-        self.requeue(queue, data)
-        self.kick()
-
-    def requeue(self, queue: InputQueue, data: bytes, breaks: Collection[int] = ()) -> None:
-        """Queue ``data``; it was ``offer``ed already, here or in another process."""
         waiting = bool(queue)
         queue.put(data, breaks)
         self.pending += len(data)

@@ -99,7 +99,7 @@ PROMPTS = (
     _sign(Finding.SAC, r"^SAC>\Z", "windows"),
     _sign(Finding.SAC, r"^SAC>.+\Z", "windows", _ENTERS),
     _sign(Finding.IPXE, r"iPXE>\Z"),
-    _sign(Finding.IPXE, r"iPXE> .+\Z", enter=_ENTERS),
+    _sign(Finding.IPXE, r"iPXE> .{1,400}\Z", enter=_ENTERS),
     _sign(Finding.UEFI, r"^(?:Shell|FS\d+:[^\n>]*)>\Z"),
     _sign(Finding.UEFI, r"^(?:Shell|FS\d+:[^\n>]*)> .+\Z", enter=_ENTERS),
     _sign(Finding.GRUB, r"^grub(?: rescue)?>\Z"),

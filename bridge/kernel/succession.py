@@ -10,7 +10,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from bridge.base.errors import StartError
@@ -91,10 +91,13 @@ def close(bag: Bag) -> None:
     bag.fds.clear()
 
 
-def leave(connections: Iterable[int]) -> None:
+def leave(
+    connections: Iterable[int], end: Callable[[socket.socket], object] = socket.socket.close
+) -> None:
     """End our side of each connection, read until QEMU has ended its own, and close it.
 
     One that is queued is just closed: nobody would answer, and its turn may never come.
+    With ``socket.detach`` as ``end`` none is closed: they are another's, who will.
     """
     deadline = time.monotonic() + LEAVE_LIMIT
     poll = select.poll()  # not select(2), which knows no descriptor above 1023
@@ -106,7 +109,7 @@ def leave(connections: Iterable[int]) -> None:
         except OSError:  # gone
             unheard = True
         if unheard:
-            connection.close()
+            end(connection)
             continue
         left[connection.fileno()] = connection
         poll.register(connection, select.POLLIN)
@@ -118,9 +121,9 @@ def leave(connections: Iterable[int]) -> None:
                 gone = True
             if gone:
                 poll.unregister(fd)
-                left.pop(fd).close()
+                end(left.pop(fd))
     for connection in left.values():
-        connection.close()
+        end(connection)
 
 
 def _socket(fd: int) -> socket.socket:
@@ -146,14 +149,16 @@ def become(record: Record, bag: Bag) -> NoReturn:
 
     Raises StartError if that fails, and QEMU is left.
     """
-    file = pack(record, bag)
-    for fd in {*bag.fds.values(), *bag.kept.values(), file}:
-        os.set_inheritable(fd, True)
+    what = ""
     try:
+        file = pack(record, bag)  # there may be no descriptor, or no memory, for it
+        for fd in {*bag.fds.values(), *bag.kept.values(), file}:
+            os.set_inheritable(fd, True)
+        what = f"{sys.executable}: "
         _execute({VARIABLE: str(file)})
     except OSError as error:
-        leave(os.dup(bag.fds[name]) for name in bag.upstreams)
-        raise StartError(f"not handed over: {sys.executable}: {error.strerror}") from error
+        leave((bag.fds[name] for name in bag.upstreams), socket.socket.detach)
+        raise StartError(f"not handed over: {what}{error.strerror}") from error
 
 
 def begin_anew() -> NoReturn:

@@ -97,8 +97,11 @@ class Control:
 
     def _restore(self, record: Record, bag: Bag) -> None:
         """Take over the clients that were attached by way of another process."""
+        consoles = self._service.consoles
         for name, sessions in record["sessions"].items():
-            console = self._service.consoles[name].console
+            if name not in consoles:  # the command line names it no more
+                continue
+            console = consoles[name].console
             for each in present(sessions, bag):
                 client = adopt(bag.take(each["client"]))
                 self._keeper.keep(client.fileno(), Role.CLIENT)

@@ -58,7 +58,7 @@ class Heritage:
         elif not bag.whole:
             self._leave()
         else:
-            self._connections += [os.dup(bag.fds[n]) for n in bag.upstreams & bag.fds.keys()]
+            await self._hold()
         return self
 
     def __bool__(self) -> bool:
@@ -100,6 +100,15 @@ class Heritage:
         """Nothing is to outlive us."""
         if self.store is not None:
             await self.store.end()
+
+    async def _hold(self) -> None:
+        """Keep a descriptor of each connection, for ``renounce``."""
+        try:
+            for name in self._bag.upstreams & self._bag.fds.keys():
+                self._connections.append(os.dup(self._bag.fds[name]))
+        except OSError as error:  # there are no more
+            self._leave()
+            await self.renounce(error)
 
     def _leave(self) -> None:
         """Leave all QEMUs whose connection nobody has taken."""
@@ -148,7 +157,9 @@ async def _store(passed: Iterable[tuple[str, int]]) -> StoreKeeper | None:
 
 def _say(error: Exception) -> None:
     what = str(error) or type(error).__name__
-    if not isinstance(error, (RecordError, BridgeError)):
+    if isinstance(error, OSError):
+        what = error.strerror or what
+    elif not isinstance(error, (RecordError, BridgeError)):
         what = f"{type(error).__name__}: {what}"
     log.warning(
         "what the service before has left is not used, and everything begins anew: %s",

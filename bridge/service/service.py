@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from bridge.base.errors import BridgeError, StartError
+from bridge.base.errors import BridgeError, StartError, UsageError
 from bridge.base.handover import Bag, Ending, Left, Record, RecordError
 from bridge.endpoints.websockets import WebSockets
 from bridge.kernel import succession
@@ -27,9 +27,8 @@ from bridge.settings.config import (
     check_unique,
     console,
 )
-from bridge.settings.monitor import address_text
 from bridge.settings.reload import Reloaded, difference
-from bridge.settings.url import Inner, UpstreamUrl
+from bridge.settings.url import UpstreamUrl
 from bridge.systemd.keeping import Heir
 from bridge.vms.discovery import Found
 from bridge.vms.watch import Discovery
@@ -73,7 +72,7 @@ class Service:
         self._defaults: Mapping[str, Any] = {}
         self._discovers = False
         self._watching = trio.CancelScope()
-        self._found: Collection[str] = ()
+        self._discovery = Discovery(self, self._make_found)
         self._serving = trio.CancelScope()
         self.ending = Ending.LEAVE
         self.heir = Heir.EXEC
@@ -164,6 +163,9 @@ class Service:
 
     def add(self, settings: ConsoleSettings) -> None:
         """Bring in one more console; raises UsageError or StartError."""
+        if settings.name in self._running:
+            what = f"there is a console '{settings.name}' already"
+            raise UsageError(f"{what}; give this one another name")
         check_unique([*self.settings, settings], self.websockets.settings)
         self.bind(settings)
 
@@ -269,25 +271,17 @@ class Service:
 
     async def _watch(self) -> None:
         """Bridge consoles as they are found, while the configuration wants that."""
-        former: Collection[str] = self._found
         while True:
             self._watching = trio.CancelScope()
             with self._watching:
                 if not self._discovers:
                     await trio.sleep_forever()
-                discovery = Discovery(self, self._make_found, former)
-                try:
-                    await discovery.run()
-                finally:
-                    former = self._found = discovery.names
+                await self._discovery.run()
+            # What was removed by hand is forgotten.
+            self._discovery = Discovery(self, self._make_found, self._discovery.names)
 
     def _make_found(self, name: str, url: UpstreamUrl, found: Found) -> ConsoleSettings:
-        table = {"url": str(url)}
-        if found.qmp is not None:
-            table["qmp"] = address_text(found.qmp)
-        if found.chardev.telnet:
-            table["upstream"] = Inner.TELNET.value
-        return self.make(name, table)
+        return self.make(name, {"url": str(url)} | found.keys)
 
     def make(self, name: str, table: object) -> ConsoleSettings:
         """Settings of a console that is not in the file, with the file's defaults.
@@ -340,7 +334,8 @@ class Service:
             "directory": str(self.runtime.path),
             "started": self.started,
             "websockets": self.websockets.state(bag),
-            "found": list(self._found),
+            "found": list(self._discovery.names),
+            "dismissed": list(self._discovery.dismissed),
             "removed": self._removed,
             "consoles": [
                 {
@@ -375,7 +370,8 @@ class Service:
             if settings.name not in self._running and not removed:
                 self.bind(settings, given=True)
         self.websockets.restore(record["websockets"], bag)
-        self._found = record["found"]
+        dismissed = map(tuple, record["dismissed"])
+        self._discovery = Discovery(self, self._make_found, record["found"], dismissed)
 
     def _find(self, name: str) -> _Running:
         try:

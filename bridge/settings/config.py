@@ -37,6 +37,7 @@ from bridge.settings.values import (
     file,
     number,
     port,
+    shown,
     size,
     version,
 )
@@ -179,7 +180,9 @@ _DEFAULTS_KEYS = {name: key for name, key in KEYS.items() if key.in_defaults}
 SERVICE_KEYS: Mapping[str, Key] = {
     "websocket": Key(port, _ALLOWED_PORT_OFF),
     "discover": Key(boolean, "true or false"),
-    "websocket_token": Key(file, '{ file = "/path" }, absolute or beginning with "~/"'),
+    "websocket_token": Key(
+        file, '{ file = "/path" }, absolute or beginning with "~/"', secret=True
+    ),
 }
 
 
@@ -299,7 +302,9 @@ def check_unique(
                 raise UsageError(
                     f"console '{console.name}' and the websocket both want port {wanted}"
                 )
-            if other := ports.get(wanted):
+            if (other := ports.get(wanted)) == console.name:
+                raise UsageError(f"console '{other}' wants port {wanted} twice")
+            if other:
                 raise UsageError(f"consoles '{other}' and '{console.name}' both want port {wanted}")
             ports[wanted] = console.name
 
@@ -310,7 +315,7 @@ def _document(document: dict[str, Any]) -> Configuration:
     defaults = _table(document.get("defaults", {}), "defaults", _DEFAULTS_KEYS)
     tables = document.get("consoles", {})
     if not isinstance(tables, dict):
-        raise ConfigError(f"consoles: found {_found(tables)}; allowed: tables [consoles.NAME]")
+        raise ConfigError(f"consoles: found {shown(tables)}; allowed: tables [consoles.NAME]")
     consoles = []
     for name, table in tables.items():
         where = f"consoles.{printable(name)}"
@@ -354,15 +359,16 @@ def _access(defaults: dict[str, Any], own: dict[str, Any], where: str) -> dict[s
 def _table(table: object, where: str, keys: Mapping[str, Key]) -> dict[str, Any]:
     """The parsed values of one table."""
     if not isinstance(table, dict):
-        raise ConfigError(f"{where}: found {_found(table)}; allowed: a table")
+        raise ConfigError(f"{where}: found {shown(table)}; allowed: a table")
     _known(table, keys, where)
     values = {}
     for name, value in table.items():
         try:
             values[name] = keys[name].parse(value)
         except ValueError:
-            found, allowed = _found(value), keys[name].allowed
-            raise ConfigError(f"{where}.{name}: found {found}; allowed: {allowed}") from None
+            key = keys[name]
+            found = "a string" if key.secret and isinstance(value, str) else shown(value)
+            raise ConfigError(f"{where}.{name}: found {found}; allowed: {key.allowed}") from None
         except BridgeError as error:
             raise ConfigError(f"{where}.{name}: {error}") from None
     return values
@@ -380,18 +386,3 @@ def _name(name: str, where: str = "") -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{where}'{printable(name)}': not a name; allowed: {ALLOWED_NAME}")
     return name
-
-
-def _found(value: object) -> str:
-    """A value of TOML, as the user may have written it."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f'"{printable(value)}"'
-        case dict():
-            return "a table"
-        case list():
-            return "an array"
-        case _:
-            return printable(str(value))

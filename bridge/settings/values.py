@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.base.printable import printable
 from bridge.settings.access import parse_path
 
 ANY_PORT = 0
@@ -24,6 +25,8 @@ class Key:
     parse: Callable[[Any], object]
     allowed: str
     in_defaults: bool = True
+    secret: bool = False
+    """A string in its place may be one, written there by mistake: it is not repeated."""
 
 
 def boolean(value: object) -> bool:
@@ -75,3 +78,18 @@ def file(value: object) -> Path:
         case {"file": name, **others} if not others:
             return parse_path(name)
     raise ValueError
+
+
+def shown(value: object) -> str:
+    """A value of TOML, as the user may have written it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{printable(value)}"'
+        case dict():
+            return "a table"
+        case list():
+            return "an array"
+        case _:
+            return printable(str(value))

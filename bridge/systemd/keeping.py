@@ -7,8 +7,8 @@ end, if another process is to go on, it is whole.
 
 import enum
 import logging
-import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable
 
@@ -100,8 +100,17 @@ class StoreKeeper:
         self._news.set()
 
     async def settle(self) -> None:
-        with trio.move_on_after(SETTLE_LIMIT):
-            await self._store.flush()
+        await self._told(SETTLE_LIMIT)
+
+    async def _told(self, limit: float) -> bool:
+        """Return when systemd has read everything; False if that cannot be said."""
+        with trio.move_on_after(limit):
+            try:
+                await self._store.flush()
+            except OSError:  # no descriptor is left to wait by
+                return False
+            return True
+        return False
 
     async def run(self, describe: Callable[[Bag], Record]) -> None:
         """Keep the store and the sketch up to date, until cancelled."""
@@ -128,8 +137,7 @@ class StoreKeeper:
 
         QEMUs whose connection is not in the store are left.
         """
-        with trio.move_on_after(END_LIMIT) as limit:
-            await self._store.flush()
+        told = await self._told(END_LIMIT)
         bag = Bag(self._names)
         try:
             self._write(describe, bag)
@@ -137,16 +145,15 @@ class StoreKeeper:
             log.warning("nothing is handed over: %s", error.strerror)
             lost = bag.upstreams
         else:
-            lost = {n for n in bag.upstreams if limit.cancelled_caught or not self._store.has(n)}
-        succession.leave(os.dup(bag.fds[name]) for name in sorted(lost))
+            lost = {n for n in bag.upstreams if not (told and self._store.has(n))}
+        succession.leave((bag.fds[name] for name in sorted(lost)), socket.socket.detach)
 
     async def end(self) -> None:
         """Everything is closed, and was released: return when systemd knows."""
         for fd in tuple(self._names):
             self.release(fd)
         self._store.remove(RECORD)
-        with trio.move_on_after(END_LIMIT):
-            await self._store.flush()
+        await self._told(END_LIMIT)
 
     async def restarting(self) -> bool:
         """Why does systemd end us: to start us again at once?"""

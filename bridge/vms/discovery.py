@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from bridge.kernel import sockdiag
 from bridge.settings.monitor import address_text
-from bridge.settings.url import TcpAddress, UnixAddress
+from bridge.settings.url import Inner, TcpAddress, UnixAddress
 from bridge.vms import processes
 from bridge.vms.locate import Listener, Sockets, absolute, locate, reachable
 from bridge.vms.processes import Process
@@ -76,6 +76,12 @@ class Found:
     def bridged(self) -> bool:
         """Is this a console that one may bridge unasked?  (Free or not.)"""
         return self.own and self.url is not None and self.number is not None
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """What is known of it beside the URL, as a configuration file has it."""
+        known = {"qmp": address_text(self.qmp)} if self.qmp is not None else {}
+        return known | ({"upstream": Inner.TELNET.value} if self.chardev.telnet else {})
 
 
 @dataclass

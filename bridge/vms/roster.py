@@ -11,7 +11,6 @@ from enum import Enum
 
 from bridge.settings.config import ConsoleSettings
 from bridge.vms.discovery import Found, Slot, comparable, console_name
-from bridge.vms.processes import Process
 
 # How long a console outlives its VM: one that is started again finds the terminals still
 # attached, and the same PTY.
@@ -41,25 +40,30 @@ class _Ours:
     gone_at: float | None = None
 
 
-Key = tuple[Process, str]
+# A pid, when that process started, and the chardev's id.
+Key = tuple[int, int, str]
 
 
 class Roster:
     """See the module; ``update`` after each look.
 
     ``former`` are the names of those that the process before this one had found: they
-    are recognised by their addresses.
+    are recognised by their addresses.  ``dismissed`` are those that it left alone.
     """
 
-    def __init__(self, former: Collection[str] = ()) -> None:
+    def __init__(self, former: Collection[str] = (), dismissed: Iterable[Key] = ()) -> None:
         self._former = set(former)
         self._former_until: float | None = None
         self._ours: dict[str, _Ours] = {}
-        self._dismissed: set[Key] = set()
+        self._dismissed = set(dismissed)
 
     @property
     def names(self) -> set[str]:
         return self._ours.keys() | self._former
+
+    @property
+    def dismissed(self) -> Collection[Key]:
+        return self._dismissed
 
     def is_settled(self, found: Found, explicit: Collection[object]) -> bool:
         """Is there nothing to decide about a console while its VM runs?"""
@@ -88,8 +92,9 @@ class Roster:
         # One that the user has removed, though its VM runs: he will have had a reason.
         for name in self._ours.keys() - names:
             self.dismiss(name)
-        self._dismissed &= running.keys()
         news = list(self._recognise(running, bridged, now))
+        if self._former_until is not None and now >= self._former_until:  # all are seen by then
+            self._dismissed &= running.keys()
         explicit = self.explicit(bridged)
         others = names - self._ours.keys()
         news += self._departures(running, explicit, now)
@@ -159,7 +164,7 @@ class Roster:
 
 
 def _key(found: Found) -> Key:
-    return found.process, found.chardev.id
+    return found.process.pid, found.process.started, found.chardev.id
 
 
 def _is_former(ours: _Ours, found: Found) -> bool:

@@ -5,7 +5,7 @@ the roster says.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from bridge.vms.discovery import Found, Kernel, consoles, qmp_address
 from bridge.vms.processes import descriptors_of
 from bridge.vms.qmp import QmpError
 from bridge.vms.qmplink import open_qmp
-from bridge.vms.roster import Change, News, Roster
+from bridge.vms.roster import Change, Key, News, Roster
 from bridge.vms.vms import Vm, Vms, inquire
 
 log = logging.getLogger("ttybridge")
@@ -69,22 +69,28 @@ class Discovery:
         consoles: Consoles,
         make: Callable[[str, UpstreamUrl, Found], ConsoleSettings] | None = None,
         former: Collection[str] = (),
+        dismissed: Iterable[Key] = (),
     ) -> None:
         """``make`` gives the settings of a console that is found, by its name and URL, from
         the user's defaults and from what is known of it (its QMP socket, telnet=on).
 
-        ``former``: see Roster.
+        ``former``, ``dismissed``: see Roster.
         """
         self._consoles = consoles
         self._make = make or (lambda name, url, _: ConsoleSettings(name, url))
         self._vms = Vms()
         self._seen: dict[Vm, _Seen] = {}
-        self._roster = Roster(former)
+        self._roster = Roster(former, dismissed)
 
     @property
     def names(self) -> Collection[str]:
         """Of the consoles that were found: what the next process is to know as ``former``."""
         return self._roster.names
+
+    @property
+    def dismissed(self) -> Collection[Key]:
+        """Of those that are left alone, as ``names``."""
+        return self._roster.dismissed
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
