@@ -20,6 +20,7 @@ from bridge.vms.qemuargs import Chardev, Unix, parse_argv
 from bridge.vms.qmp import CHARDEVS, CharInfo, Command
 from bridge.vms.qmpsync import QmpSession
 from bridge.vms.vms import Told, Vm, Vms, inquire
+from tests.support.bridge import Bridge
 from tests.support.machine import Machine, machine
 from tests.support.qemu import free_port
 from tests.support.user import User
@@ -275,6 +276,14 @@ def test_the_command(tools: None, user: User, directory: Path) -> None:
         assert re.search(line, done.stdout, re.MULTILINE)
         assert f"\n  ttybridge run vm1=ws://127.0.0.1:{port}\n" in done.stdout
         assert f"\n  ttybridge add vm1 ws://127.0.0.1:{port}\n" in done.stdout
+        # To one that is bridged by now one attaches.
+        where = directory / "run"
+        with Bridge(user, where, f"mine=ws://127.0.0.1:{port}") as bridge:
+            bridge.wait_message("mine: ONLINE")
+            done = user.run(["ttybridge", "discover", "--runtime-dir", where])
+            attach = f"\nmine, which is bridged:\n  ttybridge attach mine --runtime-dir {where}\n"
+            assert attach in done.stdout
+            assert f"ttybridge add vm1 ws://127.0.0.1:{port}" not in done.stdout
 
 
 def test_a_vm_without_console_is_told_what_to_add(tools: None, user: User, directory: Path) -> None:

@@ -1,9 +1,12 @@
 """``ttybridge discover``: the consoles of the VMs that run here.  Needs no service."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.base.errors import BridgeError
 from bridge.commands import common as command
+from bridge.commands.client import Client
 
 if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
@@ -19,5 +22,18 @@ def add_to(commands: "Subparsers") -> None:
 def _discover(arguments: argparse.Namespace) -> int:
     from bridge.vms import listing
 
-    listing.show(command.say, as_json=arguments.json, directory=arguments.runtime_dir)
+    bridged = {} if arguments.json else _bridged(command.directory(arguments))
+    listing.show(
+        command.say, as_json=arguments.json, directory=arguments.runtime_dir, bridged=bridged
+    )
     return 0
+
+
+def _bridged(directory: Path) -> dict[str, str]:
+    """The consoles of a service that may run, their names by URL."""
+    try:
+        with Client(directory) as client:
+            consoles = client.ask("status")["consoles"]
+    except BridgeError:  # then none is
+        return {}
+    return {each["url"]: each["name"] for each in consoles}

@@ -258,6 +258,8 @@ class Service:
     def _check_lasting(self) -> None:
         """Raise StartError if it is too late to change anything."""
         if self._serving.cancel_called:
+            if self.ending is Ending.HAND_OVER:
+                raise StartError("a new process is just taking over; try again")
             raise StartError("the service is ending")
 
     # Consoles that are found.

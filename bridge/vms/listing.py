@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,15 +28,25 @@ EXAMPLE = (
 )
 
 
-def show(say: Callable[[str], None], *, as_json: bool, directory: Path | None) -> None:
-    """Look at what runs and ``say`` it; ``directory`` is for the lines to paste."""
+def show(
+    say: Callable[[str], None],
+    *,
+    as_json: bool,
+    directory: Path | None,
+    bridged: Mapping[str, str],
+) -> None:
+    """Look at what runs and ``say`` it.
+
+    ``directory`` is for the lines to paste; ``bridged`` has the names, by URL, of the consoles
+    that the service there has already.
+    """
     vms = Vms().look()
     found = [console for vm in vms for console in _consoles(vm)]
     listed = records(found)
     if as_json:
         lines = [json.dumps(asdict(record)) for record in listed]
     else:
-        lines = [*_table(listed), *_lines(found, directory)]
+        lines = [*_table(listed), *_lines(found, directory, bridged)]
     if lines:
         say("\n".join(lines))
     for note in _notes(vms, found):
@@ -84,11 +94,15 @@ def _table(listed: list[Record]) -> Iterable[str]:
         yield "  ".join(f"{c:{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
 
 
-def _lines(found: list[Found], directory: Path | None) -> Iterable[str]:
+def _lines(found: list[Found], directory: Path | None, bridged: Mapping[str, str]) -> Iterable[str]:
     more = f" --runtime-dir {shlex.quote(str(directory))}" if directory else ""
     taken: set[str] = set()
     for console in found:
         if console.url is None:
+            continue
+        if name := bridged.get(console.url):
+            yield f"\n{name}, which is bridged:"
+            yield f"  ttybridge attach {name}{more}"
             continue
         name = console_name(console, taken)
         taken.add(name)
