@@ -79,6 +79,7 @@ def test_no_console_of_that_name(user: User, demo: Bridge, command: str) -> None
     assert (code, said) == (1, "ttybridge: no console 'none'\n")
 
 
+@pytest.mark.long
 def test_a_service_that_hangs_is_not_waited_for(user: User, bridge: Bridge) -> None:
     # Of its own, for it heeds them all once it goes on.
     bridge.process.send_signal(signal.SIGSTOP)

@@ -76,6 +76,7 @@ def test_a_prompt_of_before(user: User, directory: Path, boot: Boot, linux: Path
         assert "paused" in record["advice"][0]["text"]
 
 
+@pytest.mark.long
 def test_firmware_with_a_service_and_without(user: User, directory: Path, boot: Boot) -> None:
     vm = boot("ipxe")
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:

@@ -171,6 +171,7 @@ def test_a_paste_through_a_virtio_console_is_exact(
     with Bridge(user, directory / "run", "--config", config) as bridge:
         with Client(bridge.raw) as client:
             client.socket.settimeout(60)
+            client.type(b"\r")  # nothing but the prompt is printed here, maybe before we came
             client.read_until(b"guest# ")
             client.type(b"md5sum\r")
             client.read_until(b"md5sum\r\n")
