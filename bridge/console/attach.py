@@ -27,7 +27,7 @@ from bridge.console.queue import InputQueue
 from bridge.console.replay import replay, unfinished
 from bridge.console.states import State, sentence
 
-CHUNK = 64 * 1024
+CHUNK = 128 * 1024
 
 # What is owed to a client besides output; one that asks more without reading gets no answer.
 EXTRA_LIMIT = 256 * 1024

@@ -40,7 +40,7 @@ from bridge.upstream.transport import Transport, TransportError, adopt
 READ_SIZE = 128 * 1024
 
 # Where more is there than one read takes, so many reads go by without a look at others.
-STRAIGHT = 4
+STRAIGHT = 8
 
 # How long a server may be silent until it is looked at, and how often from then on.
 FIRST_LOOK = 0.25
