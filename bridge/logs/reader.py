@@ -56,7 +56,7 @@ class LogReader:
 
         An unfinished line (a prompt) is never old: it lasts until now.
         """
-        older = [s for s in self._rotated() if self._growing is None or s.number < self._number]
+        older = self._rotated()
         if since is not None:
             older = self._needed(older, since)
         for segment in older:
@@ -95,7 +95,7 @@ class LogReader:
             read = self._number
             self._open_growing()
             for segment in self._rotated():
-                if read < segment.number and (segment.number < self._number or not self._growing):
+                if read < segment.number:
                     yield from _segment(segment, None)
             if self._growing is None:
                 return
@@ -131,7 +131,12 @@ class LogReader:
         self._number = number if growing is not None else number - 1
 
     def _rotated(self) -> list[Segment]:
-        return segments.rotated(self._directory, self._name)
+        """Those older than the growing file; without one, than the next.
+
+        More may have been rotated since: they come the next time.
+        """
+        last = self._number if self._growing is None else self._number - 1
+        return [s for s in segments.rotated(self._directory, self._name) if s.number <= last]
 
     def _needed(self, older: list[Segment], since: datetime) -> list[Segment]:
         """Those of ``older`` that may hold lines not older than ``since``."""
