@@ -27,6 +27,7 @@ from bridge.console.queue import InputQueue
 from bridge.console.replay import replay, unfinished
 from bridge.console.states import State, sentence
 
+# As much as the upstream reads at once: the scrollback gives it out without a copy.
 CHUNK = 128 * 1024
 
 # What is owed to a client besides output; one that asks more without reading gets no answer.
