@@ -118,6 +118,10 @@ def bare_pty(_url: str) -> Iterator[Running]:
         yield Running(running.pid, Pty(line(running).decode().strip()))
 
 
+# What no client can exceed: a guest of its own that writes to a PTY, whatever the URL.
+BARE_PTY = Client("(the kernel's PTY alone)", "pty", bare_pty)
+
+
 def clients() -> list[Client]:
     """All that can run here."""
     found = [
@@ -136,7 +140,6 @@ def clients() -> list[Client]:
         if importlib.util.find_spec(module):
             script = f"pump_{name.replace('-', '_').replace('.', '_')}.py"
             found.append(Client(f"{name} pump", "raw", partial(pump, script)))
-    found.append(Client("(the kernel's PTY alone)", "pty", bare_pty))
     return found
 
 

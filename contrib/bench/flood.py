@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from attach import Attached, attached
-from clients import Client, Running, clients
+from clients import BARE_PTY, Client, Running, clients
 from processes import cpu_seconds, fake
 from table import Cell, Headline, Report, Table, ratio
 
@@ -68,7 +68,7 @@ def run(rounds: int, seconds: float) -> Report:
     report = Report([table])
     for size in SIZES:
         with ExitStack() as stack:
-            runners = [start(stack, client) for client in clients()]
+            runners = [start(stack, client) for client in (*clients(), BARE_PTY)]
             for runner in runners:
                 runner.calibrate(size, seconds)
             for _ in range(rounds):
