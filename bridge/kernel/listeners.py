@@ -7,8 +7,10 @@ kernel lists all listening sockets for the price of one connect.
 
 import math
 import os
+import socket
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import trio
 
@@ -50,6 +52,16 @@ class Listeners:
             await waiter.seen.wait()
         finally:
             self._waiters.discard(waiter)
+
+    def sees(self, address: TcpAddress | UnixAddress) -> bool:
+        """Would a look find whoever listens at ``address``?"""
+        return isinstance(address, UnixAddress) or bool(address.loopback and self._sighted)
+
+    @cached_property
+    def _sighted(self) -> bool:
+        """Does the kernel tell who listens?  Some sandboxes' shows nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            return bool(tcp_listeners({probe.getsockname()[1]}))
 
     def is_held(self, path: str) -> bool:
         """Has the server at a Unix socket a client that is still there?  If not seen: yes.

@@ -7,6 +7,7 @@ stranger     * what answers in a console's place
 websocket    * RFC 6455 as QEMU speaks it
 telnet       * telnet within what is spoken
 flood        * when a guest is read that prints without end
+backoff        how long until the next attempt
 dial           connecting
 transport      a socket's bytes, and leaving
 tls            TLS on a socket

@@ -15,8 +15,7 @@ makes the console ONLINE with its first byte, or once it is seen to have accepte
 """
 
 import math
-import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Self
 
@@ -29,6 +28,7 @@ from bridge.kernel import sockdiag
 from bridge.kernel.listeners import Listeners, Listening, is_local, who_listens
 from bridge.settings.url import UnixAddress, UpstreamUrl
 from bridge.upstream import stranger
+from bridge.upstream.backoff import Backoff
 from bridge.upstream.credentials import CredentialError
 from bridge.upstream.dial import DialError
 from bridge.upstream.flood import Flood
@@ -63,14 +63,6 @@ LOCKED = UNSERVED + (
 UNREAD = UNSERVED + "the guest has still to read what the last client typed"
 
 
-def delays() -> Iterator[float]:
-    """Seconds to wait before each further attempt: 0.25 doubling to 15, with jitter."""
-    delay = 0.25
-    while True:
-        yield delay * random.uniform(0.75, 1.0)  # noqa: S311 (spreads load, hides nothing)
-        delay = min(2 * delay, 15.0)
-
-
 class Upstream:
     """See the module; ``run`` until cancelled, then QEMU is left properly."""
 
@@ -91,15 +83,15 @@ class Upstream:
         self._handed: _Connection | None = None  # from one process to the next
 
     async def run(self) -> None:
-        backoff = delays()
+        backoff = Backoff()
         while True:
             known = who_listens(self._address)
             began = trio.current_time()
             retry = await self._connection()
             if trio.current_time() > began + STEADY:
-                backoff = delays()
-            limit = math.inf if retry is Retry.NO else next(backoff)
-            with trio.move_on_after(limit):
+                backoff.reset()
+            delay = backoff.delay(watched=not known and self._listeners.sees(self._address))
+            with trio.move_on_after(math.inf if retry is Retry.NO else delay):
                 await self._wait_cause(known)
 
     def state(self, bag: Bag) -> Record | None:
