@@ -35,8 +35,9 @@ MAX_ATTACHMENTS = 256
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-# What the kernel keeps for a client that does not read; the default grows to megabytes.
-SEND_BUFFER = 64 * 1024
+# What the kernel keeps for a client that does not read; the default grows to megabytes.  Has
+# room for the pieces that a flood comes in: one that does not fit costs a task switch.
+SEND_BUFFER = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
