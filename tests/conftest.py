@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.qemu import Qemu
+from tests.support.systemd import UserManager
 from tests.support.user import REPOSITORY, User, install, make_base
 
 TOOLS = ["qemu-system-x86_64", "screen", "minicom", "picocom", "tio", "socat", "nc", "tmux"]
@@ -129,6 +130,13 @@ def directory(user: User, base: Path) -> Iterator[Path]:
 
 
 _numbers = iter(range(1_000_000))
+
+
+@pytest.fixture
+def manager(user: User, directory: Path) -> Iterator[UserManager]:
+    """The user's systemd."""
+    with UserManager(user, directory) as manager:
+        yield manager
 
 
 @pytest.fixture

@@ -32,6 +32,15 @@ def vm(boot: Boot, linux: Path) -> Qemu:
     return boot("linux", linux=linux)
 
 
+def break_amid_lines(client: Client) -> None:
+    """All in one packet: the BREAK goes when the line before it has been read, `h` after it."""
+    client.read_until(b"guest# ")
+    client.type(b"echo be-$((40 + 2))\r" + BREAK + b"hecho af-$((40 + 2))\r")
+    seen = client.read_until(b"af-42")
+    assert HELP in seen
+    assert b"be-42" in seen  # perhaps behind it: the shell may be slower than the kernel
+
+
 def test_the_command_by_qmp(user: User, directory: Path, vm: Qemu) -> None:
     vm.leave_qmp()
     file = config(directory, vm, f'qmp = "unix://{vm.qmp_path}"')
@@ -45,18 +54,13 @@ def test_the_command_by_qmp(user: User, directory: Path, vm: Qemu) -> None:
 
 
 def test_a_telnet_client_by_qmp(user: User, directory: Path, vm: Qemu) -> None:
-    """All in one packet: the BREAK goes when the line before it has been read, `h` after it."""
     vm.leave_qmp()
     file = config(directory, vm, f'qmp = "unix://{vm.qmp_path}"')
     with (
         Bridge(user, directory / "run", "--config", file) as bridge,
         Client(bridge.telnet) as client,
     ):
-        client.read_until(b"guest# ")
-        client.type(b"echo be-$((40 + 2))\r" + BREAK + b"hecho af-$((40 + 2))\r")
-        seen = client.read_until(b"af-42")
-        assert HELP in seen
-        assert b"be-42" in seen  # the shell may be slower than the kernel
+        break_amid_lines(client)
 
 
 @pytest.mark.parametrize("kind", ["websocket", "tcp"])
@@ -68,11 +72,7 @@ def test_in_band(user: User, directory: Path, boot: Boot, linux: Path, kind: str
         Bridge(user, directory / "run", "--config", file) as bridge,
         Client(bridge.telnet) as client,
     ):
-        client.read_until(b"guest# ")
-        client.type(b"echo be-$((40 + 2))\r" + BREAK + b"hecho af-$((40 + 2))\r")
-        seen = client.read_until(b"af-42")
-        assert HELP in seen
-        assert b"be-42" in seen
+        break_amid_lines(client)
         done = user.run(["ttybridge", "break", "vm", "--runtime-dir", str(bridge.directory)])
         assert (done.returncode, done.stderr) == (0, "")
         client.type(b"h")

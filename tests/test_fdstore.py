@@ -1,6 +1,6 @@
 """The descriptor store, with the manager's end played by a real socket; and the record.
 
-With the real systemd: test_systemd.
+With the real systemd: test_systemd_store.
 """
 
 import os

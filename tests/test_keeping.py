@@ -1,4 +1,4 @@
-"""What is kept and what it means, with systemd's end of the store played; the real one: test_systemd."""
+"""What is kept and what it means, with systemd's end of the store played; the real one: test_systemd_store."""
 
 import os
 import resource

@@ -8,6 +8,7 @@ write.  Nothing of the machine's own systemd, if there is one, is touched.
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,7 @@ from tests.support.waiting import eventually
 
 PROGRAM = "/lib/systemd/systemd"
 UNIT = "ttybridge.service"
+URL = "ws://127.0.0.1:1"  # nobody listens there
 
 _HIERARCHIES = [
     Path("/sys/fs/cgroup", name)
@@ -177,3 +179,28 @@ def _removed(group: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def configure(manager: UserManager, text: str) -> Path:
+    file = manager.home / ".config/ttybridge/config.toml"
+    manager.run("mkdir", "-p", file.parent)
+    file.write_text(text)
+    file.chmod(0o644)
+    return file
+
+
+def install(manager: UserManager, *words: str) -> str:
+    done = manager.run("ttybridge", "install", *words)
+    assert done.returncode == 0, done.stderr + manager.messages
+    return done.stdout
+
+
+def active(manager: UserManager) -> str:
+    return manager.show("ActiveState")
+
+
+def kill(manager: UserManager) -> None:
+    """Have the service die, and systemd start it again."""
+    pid = manager.pid()
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: manager.pid() not in {0, pid} and active(manager) == "active")
