@@ -1,5 +1,7 @@
 """The one look for all consoles that wait: what it sees, and whether it can."""
 
+import errno
+import os
 import socket
 from pathlib import Path
 
@@ -35,6 +37,14 @@ def test_a_kernel_that_shows_nothing_is_not_believed(
     listeners = Listeners()
     assert not listeners.sees(HERE)
     assert listeners.sees(UnixAddress(str(tmp_path / "s")))  # is looked for by stat
+
+
+def test_what_cannot_be_tried_is_not_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    assert not Listeners().sees(HERE)
 
 
 async def test_another_listener_ends_the_wait(autojump_clock: trio.testing.MockClock) -> None:

@@ -60,8 +60,11 @@ class Listeners:
     @cached_property
     def _sighted(self) -> bool:
         """Does the kernel tell who listens?  Some sandboxes' shows nothing."""
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            return bool(tcp_listeners({probe.getsockname()[1]}))
+        try:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                return bool(tcp_listeners({probe.getsockname()[1]}))
+        except OSError:  # no descriptor left, say: not known, so not relied on
+            return False
 
     def is_held(self, path: str) -> bool:
         """Has the server at a Unix socket a client that is still there?  If not seen: yes.
