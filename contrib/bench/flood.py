@@ -37,7 +37,10 @@ class Runner:
 
     def turn(self, size: int) -> None:
         before = cpu_seconds(self.running.pid)
-        flood = self.console.flood(size, self.count)
+        try:
+            flood = self.console.flood(size, self.count)
+        except TimeoutError:
+            raise TimeoutError(f"{self.client.name} ({self.client.kind}): no end came") from None
         self.missing += flood.missing
         self.speeds.append(flood.received / 1e6 / flood.seconds)
         self.efficiencies.append(self.count / 1e6 / (cpu_seconds(self.running.pid) - before))
