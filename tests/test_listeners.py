@@ -17,11 +17,6 @@ HERE = TcpAddress("127.0.0.1", 1)
 ELSEWHERE = TcpAddress("192.0.2.1", 1)
 
 
-def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a sandbox whose kernel answers with empty lists."""
-    monkeypatch.setattr(sockdiag, "_ask", lambda _request, _flags: iter(()))
-
-
 def test_only_what_is_on_this_machine_is_seen(tmp_path: Path) -> None:
     listeners = Listeners()
     assert listeners.sees(HERE)
@@ -33,7 +28,8 @@ def test_only_what_is_on_this_machine_is_seen(tmp_path: Path) -> None:
 def test_a_kernel_that_shows_nothing_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blind(monkeypatch)
+    """As in a sandbox that answers with empty lists."""
+    monkeypatch.setattr(sockdiag, "_ask", lambda _request, _flags: iter(()))
     listeners = Listeners()
     assert not listeners.sees(HERE)
     assert listeners.sees(UnixAddress(str(tmp_path / "s")))  # is looked for by stat

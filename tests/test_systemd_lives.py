@@ -90,6 +90,16 @@ def serve(manager: UserManager, url: str, more: str = "") -> None:
     install(manager, "--now")
 
 
+def serve_aloud(manager: UserManager, url: str, more: str = "") -> Path:
+    """The same by a unit with ``more`` in it; return the file that its messages go to."""
+    said = manager.home / "said"
+    configure(manager, f'[consoles.vm]\nurl = "{url}"\n')
+    install(manager)
+    manager.drop_in(f"[Service]\n{more}StandardError=append:{said}\n")
+    manager.systemctl("start", UNIT)
+    return said
+
+
 def ask(manager: UserManager, do: str = "status", **fields: object) -> dict[str, Any]:
     with Control(manager.runtime / "ttybridge") as control:
         answer: dict[str, Any] = control.ask(do, **fields)
@@ -382,12 +392,7 @@ def test_a_connection_with_tls_is_left_and_made_anew(
 
 
 def test_a_damaged_record_is_said_and_all_begins_anew(manager: UserManager, boot: Boot) -> None:
-    vm = boot("flood")
-    said = manager.home / "said"
-    configure(manager, f'[consoles.vm]\nurl = "{vm.url}"\n')
-    install(manager)
-    manager.drop_in(f"[Service]\nStandardError=append:{said}\n")
-    manager.systemctl("start", UNIT)
+    said = serve_aloud(manager, boot("flood").url)
     wait_state(manager, "ONLINE")
     files = Path(f"/proc/{manager.pid()}/fd")
     (record,) = [f for f in files.iterdir() if "ttybridge-state" in os.readlink(f)]
@@ -408,12 +413,7 @@ def test_a_damaged_record_is_said_and_all_begins_anew(manager: UserManager, boot
 def test_beyond_the_limit_clients_are_not_kept_and_it_is_said(
     manager: UserManager, boot: Boot
 ) -> None:
-    vm = boot("flood")
-    said = manager.home / "said"
-    configure(manager, f'[consoles.vm]\nurl = "{vm.url}"\n')
-    install(manager)
-    manager.drop_in(f"[Service]\nFileDescriptorStoreMax=6\nStandardError=append:{said}\n")
-    manager.systemctl("start", UNIT)
+    said = serve_aloud(manager, boot("flood").url, "FileDescriptorStoreMax=6\n")
     wait_state(manager, "ONLINE")
     before = places(manager)
     with connect(status(manager)["raw"]) as client:

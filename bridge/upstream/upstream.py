@@ -90,8 +90,10 @@ class Upstream:
             retry = await self._connection()
             if trio.current_time() > began + STEADY:
                 backoff.reset()
-            delay = backoff.delay(watched=not known and self._listeners.sees(self._address))
-            with trio.move_on_after(math.inf if retry is Retry.NO else delay):
+            delay = math.inf
+            if retry is not Retry.NO:
+                delay = backoff.delay(watched=not known and self._listeners.sees(self._address))
+            with trio.move_on_after(delay):
                 await self._wait_cause(known)
 
     def state(self, bag: Bag) -> Record | None:
