@@ -2,9 +2,9 @@
 
     .venv/bin/python contrib/bench/log.py [--seconds S] [--rate MB] [--rounds N]
 
-Without a log and with one, in turns, for frames of one byte (QEMU's UART sends each byte
-as a frame) and of 1024 (a virtio console), with nobody attached and with one client of the
-raw port.  Least of the rounds.  The bar: 30 % more.
+Without a log and with one, in turns of one process (reloaded: two processes are too
+different), for frames of one byte (QEMU's UART sends each byte as a frame) and of
+1024 (a virtio console), with nobody attached and with one client of the raw port.  Medians.
 """
 
 import argparse
@@ -14,7 +14,9 @@ import itertools
 import json
 import os
 import re
+import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ import time
 from pathlib import Path
 
 TICK = 0.002
+SETTLE = 0.7  # after a start or a reload
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 4.1
 TEXT = b"".join(
     b"[%12.6f] usb 1-1: new high-speed USB device number %d\r\n" % (n, n) for n in range(9000)
@@ -86,15 +89,17 @@ def read(address: str) -> None:
 
 
 def measure(
-    rate: float, size: int, seconds: float, *, log: bool, attached: bool
-) -> tuple[float, float]:
-    """Processor seconds per second, and MB/s that came."""
-    guest = Guest(rate, size)
+    guest: Guest, seconds: float, rounds: int, *, attached: bool
+) -> dict[bool, list[float]]:
+    """Processor seconds per second without a log and with one, of one service."""
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory, "config.toml")
-        config.write_text(
-            f'[consoles.vm]\nurl = "ws://127.0.0.1:{guest.port}"\nlog = {str(log).lower()}\n'
-        )
+
+        def configure(log: bool) -> None:
+            url = f"ws://127.0.0.1:{guest.port}"
+            config.write_text(f'[consoles.vm]\nurl = "{url}"\nlog = {str(log).lower()}\n')
+
+        configure(log=False)
         command = [sys.executable, "-m", "bridge", "run", "--json", "--config", str(config)]
         with subprocess.Popen(
             [*command, "--runtime-dir", f"{directory}/run"],
@@ -106,34 +111,35 @@ def measure(
             place = json.loads(service.stdout.readline())
             if attached:
                 threading.Thread(target=read, args=[place["raw"]], daemon=True).start()
-            time.sleep(2)  # past the start
-            begin, sent, now = cpu_seconds(service.pid), guest.sent, time.monotonic()
-            time.sleep(seconds)
-            used, passed = cpu_seconds(service.pid) - begin, time.monotonic() - now
-            came = (guest.sent - sent) / passed / 1e6
+            time.sleep(SETTLE)
+            shares: dict[bool, list[float]] = {False: [], True: []}
+            for log in (False, True) * rounds:
+                configure(log)
+                service.send_signal(signal.SIGHUP)
+                time.sleep(SETTLE)
+                begin, now = cpu_seconds(service.pid), time.monotonic()
+                time.sleep(seconds)
+                used, passed = cpu_seconds(service.pid) - begin, time.monotonic() - now
+                shares[log].append(used / passed)
             service.terminate()
-        if log:
-            assert list(Path(directory, "ttybridge/log").glob("vm.log*")), "nothing was logged"
-    return used / passed, came
+        assert list(Path(directory, "ttybridge/log").glob("vm.log*")), "nothing was logged"
+    return shares
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rate", type=float, default=5, help="MB/s")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=8)
     arguments = parser.parse_args()
     for size, attached in itertools.product((1, 1024), (False, True)):
-        shares: dict[bool, list[float]] = {False: [], True: []}
-        for _ in range(arguments.rounds):
-            for log in (False, True):
-                share, came = measure(
-                    arguments.rate * 1e6, size, arguments.seconds, log=log, attached=attached
-                )
-                shares[log].append(share)
-        without, logged = (min(shares[log]) for log in (False, True))
+        guest, begin = Guest(arguments.rate * 1e6, size), time.monotonic()
+        shares = measure(guest, arguments.seconds, arguments.rounds, attached=attached)
+        came = guest.sent / (time.monotonic() - begin) / 1e6
+        without, logged = (statistics.median(shares[log]) for log in (False, True))
         print(
-            f"frames of {size:4}, {'a client' if attached else 'nobody'} attached: {came:.1f} MB/s, processor {without:.2%} without a log,"
+            f"frames of {size:4}, {'a client' if attached else 'nobody'} attached:"
+            f" {came:.1f} MB/s, processor {without:.2%} without a log,"
             f" {logged:.2%} with, {logged / without - 1:+.0%}"
         )
 
