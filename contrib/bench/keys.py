@@ -1,5 +1,11 @@
-"""How long a key takes to the guest and its echo back, through each client and without one."""
+"""How long a key takes to the guest and its echo back, through each client and without one.
 
+At a keyboard's pace all have gone to sleep between two keys, processors too, and what it
+takes to wake them is most of the figure.  In lockstep nothing has, and the figure is what
+the clients' own code costs; so fares a script that waits for each echo.
+"""
+
+import enum
 import socket
 import statistics
 import time
@@ -11,9 +17,20 @@ from clients import Client, clients
 from processes import fake
 from table import Headline, Report, Table, ratio
 
-SAMPLES = 2000
+FEWEST = 3  # samples
+WARM_UP = 0.1  # seconds
 
 Exchange = Callable[[], None]
+
+
+class Pace(enum.Enum):
+    """How long after an echo the next key is pressed, in seconds."""
+
+    KEYBOARD = 0.040
+    LOCKSTEP = 0.0
+
+
+SAID = {Pace.KEYBOARD: "25 keys a second", Pace.LOCKSTEP: "in lockstep"}
 
 
 @contextmanager
@@ -44,45 +61,58 @@ def through(client: Client) -> Iterator[Exchange]:
             console.write(b"k")
             console.read()
 
+        press(exchange, Pace.LOCKSTEP.value, WARM_UP)
         yield exchange
 
 
-def measure(exchange: Exchange) -> tuple[float, float]:
-    """Median and 99th percentile of the round trip, in microseconds."""
-    for _ in range(100):
-        exchange()
-    samples = []
-    for _ in range(SAMPLES):
+def press(exchange: Exchange, pause: float, seconds: float) -> list[float]:
+    """Keys for about so long, each ``pause`` after the last one's echo; microseconds each."""
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < FEWEST or time.perf_counter() < end:
         start = time.perf_counter()
         exchange()
         samples.append((time.perf_counter() - start) * 1e6)
-    return statistics.median(samples), statistics.quantiles(samples, n=100)[98]
+        if pause:
+            time.sleep(pause)
+    return samples
 
 
-def run(rounds: int, _seconds: float) -> Report:
-    figures: dict[tuple[str, str], list[tuple[float, float]]] = {}
+def percentiles(samples: list[float]) -> tuple[float, float]:
+    """Median and 99th percentile."""
+    return statistics.median(samples), statistics.quantiles(samples, n=100, method="inclusive")[98]
+
+
+def run(rounds: int, seconds: float) -> Report:
+    samples: dict[Pace, dict[tuple[str, str], list[float]]] = {pace: {} for pace in Pace}
     with ExitStack() as stack:
         exchanges = {("(websocket)", "direct"): stack.enter_context(direct())}
         for client in clients():
             exchanges[client.kind, client.name] = stack.enter_context(through(client))
         for _ in range(rounds):
-            for way, exchange in exchanges.items():
-                figures.setdefault(way, []).append(measure(exchange))
-    medians = {
-        way: tuple(statistics.median(column) for column in zip(*pairs, strict=True))
-        for way, pairs in figures.items()
-    }
+            for pace, of_pace in samples.items():
+                for way, exchange in exchanges.items():
+                    of_pace.setdefault(way, []).extend(press(exchange, pace.value, seconds))
+    report = Report([])
+    for pace, of_pace in samples.items():
+        add(report, pace, {way: percentiles(times) for way, times in of_pace.items()}, rounds)
+    return report
+
+
+def add(
+    report: Report, pace: Pace, found: dict[tuple[str, str], tuple[float, float]], rounds: int
+) -> None:
     table = Table(
-        "Keystroke round trip",
-        f"{rounds} rounds of {SAMPLES}; medians of the rounds' medians and 99th percentiles.",
+        f"Keystroke round trip, {SAID[pace]}",
+        f"{rounds} rounds; median and 99th percentile of all keys.",
         ["through", "client", "p50 us", "p99 us", "p50 / websocat's"],
     )
-    base = medians.get(("raw", "websocat"), (None, None))
-    for (kind, name), (p50, p99) in medians.items():
+    base = found.get(("raw", "websocat"), (None, None))
+    for (kind, name), (p50, p99) in found.items():
         table.rows.append([kind, name, p50, p99, ratio(p50, base[0])])
-    ours = medians["raw", "ttybridge"]
-    lines = [
-        Headline(f"keystroke round trip {name}, us", mine, its, ratio(mine, its))
+    report.tables.append(table)
+    ours = found["raw", "ttybridge"]
+    report.headlines += [
+        Headline(f"keystroke {name}, {SAID[pace]}, us", mine, its, ratio(mine, its))
         for name, mine, its in zip(("p50", "p99"), ours, base, strict=True)
     ]
-    return Report([table], lines)

@@ -1,36 +1,35 @@
 """The keys of one console while another one floods, in one service; and in two websocats."""
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from attach import Attached, Way, attached
 from clients import Client, Running, clients, ttybridge, way_to
-from keys import measure
+from keys import Pace, percentiles, press
 from processes import cpu_seconds, fake
 from table import Headline, Report, Table
 
 FOREVER = 10**15
 
 
-def run(rounds: int, _seconds: float) -> Report:
+def run(rounds: int, seconds: float) -> Report:
     table = Table(
         "Keys beside a flood",
         f"Round trip of a key on a raw port while another console prints without end in"
-        f" one-byte frames; {rounds} rounds; medians.",
+        f" one-byte frames; in lockstep, {rounds * seconds:g} s.",
         ["client", "the flooding console", "p50 us", "p99 us", "% of a core"],
     )
     for reader in ("quiet", "nobody attached", "raw", "pty", "stuck"):
         with ours(reader) as (pid, console):
-            table.rows.append(["ttybridge", said(reader), *figures(rounds, pid, console)])
+            table.rows.append(["ttybridge", said(reader), *figures(rounds, seconds, pid, console)])
     worst = max(row[3] for row in table.rows if isinstance(row[3], float))
     peer = None
     for client in clients():
         if client.name == "websocat":
             with two(client) as (pid, console):
-                peer = figures(rounds, pid, console)
+                peer = figures(rounds, seconds, pid, console)
             table.rows.append(["two websocats", said("raw"), *peer])
     headline = Headline(
         "keystroke p99 beside a flooding console, us", worst, peer[1] if peer else None
@@ -48,7 +47,7 @@ def said(reader: str) -> str:
     }[reader]
 
 
-def figures(rounds: int, pid: int, console: Attached) -> tuple[float, float, float]:
+def figures(rounds: int, seconds: float, pid: int, console: Attached) -> tuple[float, float, float]:
     console.greet()
     before, begin = cpu_seconds(pid), time.monotonic()
 
@@ -56,10 +55,9 @@ def figures(rounds: int, pid: int, console: Attached) -> tuple[float, float, flo
         console.write(b"k")
         console.read()
 
-    pairs = [measure(exchange) for _ in range(rounds)]
+    samples = press(exchange, Pace.LOCKSTEP.value, rounds * seconds)
     share = 100 * (cpu_seconds(pid) - before) / (time.monotonic() - begin)
-    p50, p99 = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return p50, p99, share
+    return *percentiles(samples), share
 
 
 @contextmanager
