@@ -213,8 +213,8 @@ class Console:
     async def wait_laggards(self, count: int) -> None:
         """Wait while ``count`` bytes more would overtake a reader that deserves patience."""
         self._landing = self.scrollback.end + count - self.scrollback.capacity
-        while left := [self._patience.left(r) for r in self._laggards()]:
-            began, limit = trio.current_time(), min(left)
+        while laggards := self._laggards():
+            began, limit = trio.current_time(), min(map(self._patience.left, laggards))
             self._progress = trio.Event()
             with trio.move_on_after(limit) as scope:
                 await self._progress.wait()

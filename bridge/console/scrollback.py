@@ -59,12 +59,12 @@ class Scrollback:
 
         May return fewer than are there (at the ring's seam), none only at the end.
         """
-        assert self.start <= position <= self.end, "the reader was overtaken: catch_up() first"
-        newest = self._newest
-        if position == self.end - len(newest) and len(newest) <= limit:
-            return newest  # to all readers that have kept up, without a copy
+        left = self.end - position
+        assert 0 <= left <= self.capacity, "the reader was overtaken: catch_up() first"
+        if left == len(self._newest) <= limit:
+            return self._newest  # to all readers that have kept up, without a copy
         at = position % self.capacity
-        return self._ring[at : min(at + min(limit, self.end - position), self.capacity)]
+        return self._ring[at : min(at + min(limit, left), self.capacity)]
 
     def before(self, position: int, limit: int) -> bytes:
         """Return the ``limit`` bytes that precede ``position``, fewer where no more are held."""

@@ -1,8 +1,8 @@
 """RFC 6455 as QEMU speaks it, without I/O.
 
-``websockets``' ClientProtocol does the handshake, control frames, fragments and masking.
-It would also do the data, but at a few microseconds a frame: QEMU's UART sends every byte
-as a frame of its own, up to 95 000 a second.  So whole, final, unmasked binary frames
+``websockets`` does the handshake, control frames, fragments and masking.  Its ClientProtocol
+would also do the data, but at a few microseconds a frame: QEMU's UART sends every byte as
+a frame of its own, up to 95 000 a second.  So whole, final, unmasked binary frames
 are peeled off the buffer here, a run of equally long ones by a handful of slices, and
 ClientProtocol sees only what is left, whole frames at a time: the undecoded tail of the
 stream is always one bytes object of ours.
@@ -108,8 +108,7 @@ class Wire:
 
     def send(self, payload: bytes) -> bytes:
         """One masked, final, binary frame."""
-        self._protocol.send_binary(payload)
-        return self._outgoing()
+        return Frame(Opcode.BINARY, payload).serialize(mask=True)
 
     def interrupt(self) -> bytes:
         return b""
