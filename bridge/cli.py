@@ -69,6 +69,17 @@ class _Parser(argparse.ArgumentParser):
         command.finish()  # of --help and --version
         super().exit(status, message)
 
+    def parse_known_args(  # type: ignore[override]  # of any namespace
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse here what is not known: argparse leaves it to the top, whose help is another."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 

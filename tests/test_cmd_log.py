@@ -176,7 +176,7 @@ def test_without_a_log_it_says_how_to_have_one(user: User, directory: Path) -> N
     [
         (["--grep", "("], r"--grep '\(': missing \)"),
         (["--since", "yesterdayish"], "--since: found 'yesterdayish'; allowed: 90s, 10min"),
-        (["--frob"], "unrecognized arguments: --frob"),
+        (["--frob"], r"unrecognized arguments: --frob \(see ttybridge log --help\)"),
     ],
 )
 def test_wrong_words_are_named_in_one_line(user: User, options: list[str], message: str) -> None:
