@@ -21,9 +21,11 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.bridge import Bridge
 from tests.support.client import Client
+from tests.support.fake import Fake
 from tests.support.qemu import Qemu
 from tests.support.systemd import UserManager
 from tests.support.user import REPOSITORY, User, install, make_base
+from tests.support.websocket import Service
 
 TOOLS = ["qemu-system-x86_64", "screen", "minicom", "picocom", "tio", "socat", "nc", "tmux"]
 SHELLS = ["bash", "zsh", "fish"]
@@ -147,6 +149,13 @@ def bridge(user: User, directory: Path) -> Iterator[Bridge]:
         with Client(bridge.raw) as client:
             client.sync()  # past the boot
         yield bridge
+
+
+@pytest.fixture
+def echo(user: User, directory: Path) -> Iterator[Service]:
+    """A service with a websocket port and one console, of a VM that echoes."""
+    with Fake("echo") as vm, Service(user, directory, vm.url) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from tests.support.peer import Peer
 from tests.support.qemu import Qemu, free_port
 from tests.support.terminal import Terminal
 from tests.support.user import User
-from tests.test_transfer import reach_echo
 
 BREAK = bytes([Code.IAC, Code.BRK])
 HELP = b"sysrq: HELP : loglevel(0-9)"
@@ -133,7 +132,7 @@ def test_where_there_is_no_way_it_is_said(
         client.read_until(b"[ttybridge: vm: no BREAK: ")
         assert re.fullmatch(f"{answer}]\r\n", client.read_until(b"]\r\n").decode())
         bridge.wait_message("vm: no BREAK: ")
-        reach_echo(client)
+        client.reach_echo()
         another.read_until(b"?")
         assert b"BREAK" not in another.seen
 
@@ -146,7 +145,7 @@ def test_the_qmp_socket_of_the_qemu_that_listens_there_is_found(
     vm.leave_qmp()
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         assert send_break(user, bridge) == ""
         assert client.read_exactly(1) == b"\0"
 
@@ -189,7 +188,7 @@ def test_a_flood_of_breaks_harms_nobody(user: User, directory: Path, boot: Boot)
         Client(bridge.raw) as other,
     ):
         bridge.wait_message("vm: ONLINE")
-        reach_echo(other)
+        other.reach_echo()
         client.type(BREAK * 10_000)
         other.type(b"k")
         assert b"k" in other.read_until(b"k")
@@ -205,7 +204,7 @@ def test_over_tcp_and_as_soon_as_a_reload_says_where(
     file = config(directory, vm)
     with Bridge(user, directory / "run", "--config", file) as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         assert "has it" in send_break(user, bridge)  # the first on the command line, by itself
         config(directory, vm, f'qmp = "tcp://127.0.0.1:{port}"')
         done = user.run(["ttybridge", "reload", "--runtime-dir", bridge.directory])

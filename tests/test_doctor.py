@@ -16,7 +16,6 @@ from tests.support.client import Client
 from tests.support.qemu import free_port
 from tests.support.user import REPOSITORY, User
 from tests.support.waiting import eventually
-from tests.test_transfer import ask, reach_echo
 
 
 def doctor(user: User, what: str, *options: str | Path) -> tuple[int, dict[str, Any]]:
@@ -49,7 +48,7 @@ def test_a_linux_guest_by_the_service(user: User, directory: Path, boot: Boot, l
         done = user.run(["ttybridge", "doctor", "vm", *where])
         assert "typed      nothing: somebody typed " in done.stdout
         client.type(b"\x15")
-        assert b"no-2" not in ask(client, "echo calm")
+        assert b"no-2" not in client.ask("echo calm")
     assert bridge.process.returncode == 0
 
 
@@ -95,7 +94,7 @@ def test_a_guest_that_only_returns_bytes(user: User, directory: Path, boot: Boot
     vm = boot("echofifo")
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
         bridge.wait_message("ONLINE")
-        reach_echo(client)
+        client.reach_echo()
     code, record = doctor(user, vm.url)
     assert (code, record["finding"]) == (1, "echo")
     assert {"the kernel", "the login"} <= set(topics(record))

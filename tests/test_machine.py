@@ -21,7 +21,6 @@ from tests.support.peer import HEAD, Peer
 from tests.support.qemu import Qemu
 from tests.support.user import User
 from tests.support.waiting import eventually
-from tests.test_transfer import reach_echo
 
 Figure = Callable[..., None]
 
@@ -204,7 +203,7 @@ def test_the_program_that_runs_says_how_input_is_clocked(
         assert version.startswith("9." if new else "7.")
         assert bridge.status()["input"]["mode"] == mode
         with Client(bridge.raw) as client:
-            reach_echo(client)
+            client.reach_echo()
         assert bridge.status()["input"]["mode"] == mode
         user.run(["ttybridge", "reload", "--exec", "--runtime-dir", directory / "run"])
         assert bridge.status()["input"]["mode"] == mode
@@ -286,7 +285,7 @@ def test_a_locked_console_is_rescued(user: User, directory: Path, boot: Boot, ki
         assert rescue(user, bridge) == ""
         bridge.wait_message("vm: ONLINE")
         with Client(bridge.raw) as client:
-            reach_echo(client)
+            client.reach_echo()
             client.type(bytes(range(256)))
             assert client.read_exactly(256) == bytes(range(256))
         assert rescue(user, bridge) == "ttybridge: vm: not rescued: it is ONLINE, not locked"

@@ -15,7 +15,6 @@ from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.qemu import free_port
 from tests.support.user import REPOSITORY, User
-from tests.test_transfer import ask
 
 GUEST = REPOSITORY / "contrib" / "guest"
 TEXT = (GUEST / "README.md").read_text()
@@ -111,4 +110,4 @@ def test_the_guest_sees_the_credentials(
         client.read_until(b"guest# ")
         # Short: the guest's shell wraps a line at 80.
         client.type(b"cd /sys/firmware/dmi/tables\r")
-        assert b"1\r" in ask(client, "grep -c credential:getty.ttys.serial=ttyS0 DMI")
+        assert b"1\r" in client.ask("grep -c credential:getty.ttys.serial=ttyS0 DMI")

@@ -26,8 +26,8 @@ from tests.support.systemd import UNIT, URL, UserManager, active, configure, ins
 from tests.support.terminal import Terminal
 from tests.support.user import User
 from tests.support.waiting import eventually
+from tests.support.websocket import UPGRADE, head, masked
 from tests.support.witness import Witness
-from tests.test_wsserver import UPGRADE, head, masked
 
 
 @pytest.fixture

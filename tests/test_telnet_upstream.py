@@ -18,7 +18,6 @@ from tests.support.bridge import Bridge
 from tests.support.client import Client
 from tests.support.user import User
 from tests.support.waiting import eventually
-from tests.test_transfer import reach_echo
 
 ANY = st.lists(
     st.one_of(st.binary(max_size=40), st.sampled_from([b"\xff", b"\xff\xff", b"\xff\xf3", b"\r"]))
@@ -147,7 +146,7 @@ def test_all_bytes_pass_and_go_on_after_an_exec(
     more = settings(directory, vm.url, 'upstream = "telnet"')
     with Bridge(user, directory / "run", *more) as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         client.type(text)
         assert client.read_exactly(len(text)) == text
         done = user.run(["ttybridge", "reload", "--exec", "--runtime-dir", directory / "run"])
@@ -171,7 +170,7 @@ def test_a_reload_turns_telnet_on_and_off(user: User, directory: Path, boot: Boo
         done = user.run(["ttybridge", "reload", "--runtime-dir", directory / "run"])
         assert done.stdout == "changed vm\n"
         bridge.wait_message("vm: ONLINE", after=seen)
-        reach_echo(client)
+        client.reach_echo()
         client.type(ALL)
         assert client.read_exactly(256) == ALL
 

@@ -28,7 +28,6 @@ from tests.support.client import Client
 from tests.support.qemu import Qemu
 from tests.support.user import User
 from tests.support.waiting import eventually
-from tests.test_transfer import reach_echo
 
 
 def run(user: User, directory: Path, url: str, *lines: str) -> Bridge:
@@ -69,7 +68,7 @@ def test_keys_and_a_paste_of_more_than_a_record_over_wss(
     data = random.Random(1).randbytes(8192)
     with run(user, directory, vm.url, ca(authority)) as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         seconds = []
         for key in data[:100]:
             began = time.monotonic()
@@ -137,7 +136,7 @@ def test_busy_then_served_over_wss(
             bridge.wait_message("vm: BUSY: another client has this console")
             holder.close()
             bridge.wait_message("vm: ONLINE")
-            reach_echo(client)
+            client.reach_echo()
 
 
 def test_a_vm_that_dies_over_wss_is_reached_again(
@@ -145,7 +144,7 @@ def test_a_vm_that_dies_over_wss_is_reached_again(
 ) -> None:
     with run(user, directory, vm.url, ca(authority)) as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         vm.kill()
         seen = bridge.wait_message("vm: WAITING: the connection was closed")
         vm.restart()
@@ -225,7 +224,7 @@ def test_a_client_certificate_is_asked_for_by_name(
     with run(user, directory, vm.url, ca(authority), f'cert = "{cert}"', f'key = "{key}"') as b:
         b.wait_message("vm: ONLINE")
         with Client(b.raw) as client:
-            reach_echo(client)
+            client.reach_echo()
 
 
 def test_a_refused_client_certificate_is_used_when_renewed(

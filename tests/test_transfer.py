@@ -22,7 +22,6 @@ from tests.support.client import Client
 from tests.support.fake import Fake
 from tests.support.terminal import Terminal
 from tests.support.user import User
-from tests.support.waiting import eventually
 
 MIB = 1 << 20
 Figure: TypeAlias = Callable[..., None]
@@ -80,7 +79,7 @@ def test_all_byte_values_up_and_down_a_real_uart_are_exact(
     vm = boot("echofifo")
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
         bridge.wait_message("ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         client.type(data)
         assert client.read_exactly(size) == data
 
@@ -89,7 +88,7 @@ def test_keys_into_a_real_uart_without_fifo(user: User, directory: Path, boot: B
     vm = boot("echo")
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
         bridge.wait_message("ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         for key in b"ifconfig net0 2001:db8::1" * 4:
             client.type(bytes([key]))
             assert client.read_exactly(1)[0] == key
@@ -103,7 +102,7 @@ def test_a_paste_into_linux_is_exact(
     with Bridge(user, directory / "run", f"vm={vm.url}") as bridge, Client(bridge.raw) as client:
         client.socket.settimeout(60)
         client.read_until(b"guest# ")
-        overruns = ask(client, "cat /proc/tty/driver/serial")
+        overruns = client.ask("cat /proc/tty/driver/serial")
         client.type(b"md5sum\r")
         client.read_until(b"md5sum\r\n")
         # ^D after a line's end is the end of input.
@@ -112,7 +111,7 @@ def test_a_paste_into_linux_is_exact(
         client.read_until(hashlib.md5(text).hexdigest().encode())
         client.read_until(b"guest# ")
         assert b"oe:" not in overruns
-        assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
+        assert b"oe:" not in client.ask("cat /proc/tty/driver/serial")
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
@@ -132,7 +131,7 @@ def test_a_paste_into_linux_without_websocket_is_exact(
         client.type(paste + b"\x04")
         client.read_until(hashlib.md5(paste.replace(b"\r", b"\n")).hexdigest().encode())
         client.read_until(b"guest# ")
-        assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial")
+        assert b"oe:" not in client.ask("cat /proc/tty/driver/serial")
 
 
 def test_a_paste_into_a_uart_without_fifo_is_exact(user: User, directory: Path, boot: Boot) -> None:
@@ -143,7 +142,7 @@ def test_a_paste_into_a_uart_without_fifo_is_exact(user: User, directory: Path, 
     with Bridge(user, directory / "run", "--config", config) as bridge:
         with Client(bridge.raw) as client:
             bridge.wait_message("ONLINE")
-            reach_echo(client)
+            client.reach_echo()
             client.type(text)
             assert client.read_exactly(len(text)) == text
 
@@ -267,7 +266,7 @@ def test_64_kib_arrive_in_linux_20_of_20(
             text = line * (65536 // len(line)) if condition == "alike" else lines_of(65536, number)
             with busy(2 if condition == "busy" else 0), door(bridge, kind) as client:
                 if condition == "background":
-                    ask(client, BACKGROUND)
+                    client.ask(BACKGROUND)
                 began = time.monotonic()
                 client.type(b"md5sum\r")
                 client.read_until(b"md5sum\r\n")
@@ -278,36 +277,9 @@ def test_64_kib_arrive_in_linux_20_of_20(
                 if condition == "background":
                     client.type(b"kill $job\r")
                     client.read_until(b"guest# ")
-                    ask(client, "echo calm again")
-                assert b"oe:" not in ask(client, "cat /proc/tty/driver/serial"), (condition, kind)
+                    client.ask("echo calm again")
+                assert b"oe:" not in client.ask("cat /proc/tty/driver/serial"), (condition, kind)
     figure("64 KiB into Linux, 20 of 20", seconds)
-
-
-def ask(client: Client, command: str) -> bytes:
-    client.type(command.encode() + b"\r")
-    client.read_until(command.encode() + b"\r\n")
-    return client.read_until(b"guest# ")
-
-
-def reach_echo(client: Client) -> None:
-    """Type until the guest, once booted, returns it; leave nothing behind."""
-    client.socket.settimeout(0.3)
-
-    def echoed() -> bool:
-        client.type(b"?")
-        try:
-            return bool(client.socket.recv(4096))
-        except TimeoutError:
-            return False
-
-    eventually(echoed)
-    try:
-        while client.socket.recv(4096):
-            pass
-    except TimeoutError:
-        pass
-    client.socket.settimeout(30)
-    client.seen = b""
 
 
 @pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.long)])
@@ -320,7 +292,7 @@ def test_screen_survives_the_vm(
         Bridge(user, directory / "run", f"vm={vm.url}") as bridge,
         Terminal(user, directory, f"screen {bridge.link}") as terminal,
     ):
-        terminal.wait_for("guest is up")
+        terminal.wait_for("guest# ")  # what is typed before is flushed by the shell
         terminal.type("clear; echo before-$((1 + 1))")
         terminal.keys("Enter")
         terminal.wait_for("before-2")
@@ -334,7 +306,7 @@ def test_screen_survives_the_vm(
         online = time.monotonic()
         terminal.wait_for(r"\S")
         shown = time.monotonic()
-        terminal.wait_for("guest is up")
+        terminal.wait_for("guest# ")  # what is typed before is flushed by the shell
         figure(f"QEMU back after {seconds} s, then ONLINE", [online - restarted])
         figure(f"QEMU back after {seconds} s, then output in screen", [shown - restarted])
         terminal.type("echo after-$((1 + 1))")

@@ -29,7 +29,6 @@ from tests.support.peer import Peer
 from tests.support.qemu import free_port
 from tests.support.user import User
 from tests.support.waiting import eventually
-from tests.test_transfer import reach_echo
 
 
 def echoes(client: Client, key: bytes) -> bool:
@@ -416,14 +415,14 @@ def test_a_chardev_without_websocket_loses_nothing_of_a_paste(
         Client(bridge.raw) as client,
     ):
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         threading.Thread(target=client.type, args=(data,)).start()
         assert client.read_exactly(len(data)) == data
         vm.kill()
         seen = bridge.wait_message("vm: WAITING: .*VM is gone")
         vm.restart()
         bridge.wait_message("vm: ONLINE", after=seen, limit=10)
-        reach_echo(client)
+        client.reach_echo()
     eventually(lambda: not vm.connected(), limit=2)
 
 
@@ -462,7 +461,7 @@ def test_a_paste_to_a_paused_guest_is_kept_and_not_waited_for_at_the_end(
     data = random.Random(3).randbytes(200_000)
     with run(user, directory, vm.url) as bridge, Client(bridge.raw) as client:
         bridge.wait_message("vm: ONLINE")
-        reach_echo(client)
+        client.reach_echo()
         vm.qmp("stop")
         client.type(data[:50_000])
         vm.qmp("cont")

@@ -1,16 +1,13 @@
 """The websocket endpoint: consoles shared by clients of several makes, and nobody else's pages."""
 
-import re
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sysconfig
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 import trio
@@ -21,7 +18,6 @@ from bridge.console.console import Console
 from bridge.console.pacing import Input, Pacer
 from bridge.endpoints.sockets import listen_tcp
 from bridge.endpoints.websockets import CLOSE_LIMIT, REQUEST_LIMIT, WebSocketEndpoint
-from bridge.endpoints.wsserver import MAX_HEAD
 from bridge.kernel.succession import VARIABLE
 from bridge.settings.config import ConsoleSettings
 from bridge.settings.url import UpstreamUrl
@@ -31,80 +27,16 @@ from tests.support.fake import Fake
 from tests.support.qemu import free_port
 from tests.support.user import User
 from tests.support.waiting import eventually
-from tests.test_wsserver import TOKEN, UPGRADE, close, head, masked
-
-LINE = r"^websocket: ws://127\.0\.0\.1:(\d+)/NAME$"
-
-
-class Service:
-    """``ttybridge run`` with consoles ``vm1``, ``vm2``, ... and a websocket port; a context."""
-
-    def __init__(self, user: User, directory: Path, *urls: str, service: str = "") -> None:
-        self._file = directory / "config.toml"
-        self._urls = urls
-        self.configure(service or 'websocket = "auto"')
-        self.bridge = Bridge(user, directory / "run", "--config", str(self._file))
-        self.bridge.wait_message(LINE)
-        for number, _ in enumerate(urls, 1):
-            self.bridge.wait_message(f"^vm{number}: ONLINE$")
-        self.token = directory / "run" / ".token"
-
-    def configure(self, service: str, *, consoles: int | None = None) -> None:
-        text = f"[service]\n{service}\n"
-        for number, url in enumerate(self._urls[:consoles], 1):
-            text += f'[consoles.vm{number}]\nurl = "{url}"\ninput = "direct"\n'
-        self._file.write_text(text)
-        self._file.chmod(0o644)
-
-    def reload(self) -> str:
-        """Have the file read again; return what is said of it."""
-        before = len(self.bridge.messages)
-        self.bridge.process.send_signal(signal.SIGHUP)
-        said = self.bridge.wait_message("^(not )?reloaded: ", after=before)
-        return self.bridge.messages[said - 1]
-
-    @property
-    def port(self) -> int:
-        """The one that was announced last."""
-        ports = [m[1] for line in self.bridge.messages if (m := re.match(LINE, line))]
-        return int(ports[-1])
-
-    def url(self, name: str = "vm1") -> str:
-        return f"ws://127.0.0.1:{self.port}/{name}"
-
-    def client(self, target: str = "/vm1", headers: dict[str, str] | None = None) -> Client:
-        """A bare socket that has said its request."""
-        host = {"Host": f"127.0.0.1:{self.port}"}
-        client = Client(("127.0.0.1", self.port))
-        client.type(head(target, (UPGRADE if headers is None else headers) | host))
-        return client
-
-    def answer(self, target: str = "/vm1", headers: dict[str, str] | None = None) -> bytes:
-        """All that a request is told, or, if it becomes a websocket, the head of it."""
-        with self.client(target, headers) as client:
-            head = client.read_until(b"\r\n\r\n")
-            return head if head.startswith(b"HTTP/1.1 101 ") else head + client.read_to_end()
-
-    def status(self, target: str = "/vm1", headers: dict[str, str] | None = None) -> int:
-        return int(self.answer(target, headers).split()[1])
-
-    def opened(self, target: str = "/vm1") -> Client:
-        """One that is attached."""
-        client = self.client(target)
-        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
-        return client
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self.bridge.__exit__(kind, *rest)
-
-
-@pytest.fixture
-def echo(user: User, directory: Path) -> Iterator[Service]:
-    with Fake("echo") as vm, Service(user, directory, vm.url) as service:
-        yield service
+from tests.support.websocket import (
+    TOKEN,
+    UPGRADE,
+    Service,
+    close,
+    head,
+    masked,
+    read_frame,
+    read_payload,
+)
 
 
 @pytest.fixture(scope="session")
@@ -189,23 +121,6 @@ def test_a_flood_of_single_bytes_comes_in_bursts(user: User, directory: Path) ->
         assert frames < len(seen) / 2
 
 
-def read_frame(client: Client) -> tuple[int, bytes]:
-    """Opcode and payload of a final frame."""
-    first, length = client.read_exactly(2)
-    assert first & 0x80
-    if length == 126:
-        length = int.from_bytes(client.read_exactly(2), "big")
-    return first & 0x0F, client.read_exactly(length)
-
-
-def read_payload(client: Client, size: int) -> bytes:
-    """What the frames of exactly ``size`` bytes hold."""
-    payload = b""
-    while len(payload) < size:
-        payload += read_frame(client)[1]
-    return payload
-
-
 # The protocol, by hand.
 
 
@@ -262,124 +177,6 @@ def test_the_only_console_needs_no_name(user: User, directory: Path, echo: Servi
             with service.opened("/vm2") as client:
                 client.type(masked(b"2"))
                 assert read_frame(client) == (Opcode.BINARY, b"2")
-
-
-# Nobody else.
-
-
-@pytest.mark.parametrize(
-    ("target", "headers", "status"),
-    [
-        ("/", {}, 200),
-        ("/vm1", {}, 426),
-        ("/none", UPGRADE, 404),
-        ("/vm1/", UPGRADE, 404),
-        ("/../vm1", UPGRADE, 404),
-        ("/vm1", UPGRADE | {"Origin": "http://evil.example"}, 403),
-        ("/none", UPGRADE | {"Origin": "http://evil.example"}, 403),
-    ],
-)
-def test_what_is_no_websocket_is_answered(
-    echo: Service, target: str, headers: dict[str, str], status: int
-) -> None:
-    answer = echo.answer(target, headers)
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    for secret in (b"vm1", echo.token.read_bytes().strip()):
-        assert secret not in answer
-
-
-async def test_a_page_needs_the_token(echo: Service) -> None:
-    page = [(b"Origin", b"https://terminal.example")]
-    token = echo.token.read_text().strip()
-    assert stat.S_IMODE(echo.token.stat().st_mode) == 0o600
-    refused = UPGRADE | {"Origin": "https://terminal.example"}
-    assert [echo.status(f"/vm1?token={t}", refused) for t in ("", f"{token}x")] == [403, 403]
-    echo.bridge.wait_message("refused a web page of the origin 'https://terminal.example'")
-    with trio.fail_after(30):
-        async with open_websocket_url(f"{echo.url()}?token={token}", extra_headers=page) as client:
-            await client.send_message(b"1")
-            assert await binary(client) == b"1"
-        async with open_websocket_url(
-            echo.url(), subprotocols=["binary", f"token.{token}"], extra_headers=page
-        ) as client:
-            assert client.subprotocol == "binary"
-            await client.send_message(b"2")
-            assert await binary(client) == b"2"
-    assert not [line for line in echo.bridge.messages if token in line]
-
-
-def test_a_rebound_name_is_refused(echo: Service) -> None:
-    with Client(("127.0.0.1", echo.port)) as client:
-        client.type(head(headers=UPGRADE | {"Host": f"evil.example:{echo.port}"}))
-        assert client.read_to_end().startswith(b"HTTP/1.1 403 ")
-    echo.bridge.wait_message("refused a request for the host 'evil.example")
-
-
-def test_another_user_is_refused_before_he_is_heard(echo: Service, intruder: User) -> None:
-    code = (
-        "import socket; s = socket.create_connection(('127.0.0.1', %d)); s.settimeout(20)\n"
-        "try:\n s.sendall(%r); print(s.recv(100))\n"
-        "except ConnectionError: print(b'')" % (echo.port, head())
-    )
-    assert intruder.run(["python", "-c", code]).stdout == "b''\n"
-    echo.bridge.wait_message(f"refused a client of uid {intruder.uid}")
-
-
-def test_a_head_without_end(echo: Service) -> None:
-    with Client(("127.0.0.1", echo.port)) as client:
-        client.type(b"GET /" + b"a" * MAX_HEAD)
-        assert client.read_to_end().startswith(b"HTTP/1.1 431 ")
-    with Client(("127.0.0.1", echo.port)) as client:
-        client.type(b"GET / HTTP/1.1\r\n")
-        client.socket.shutdown(socket.SHUT_WR)
-        assert client.read_to_end().startswith(b"HTTP/1.1 400 ")
-
-
-# The token of one's own; the port, changed.
-
-
-def test_a_token_is_kept_or_chosen(user: User, directory: Path) -> None:
-    file = directory / "own"
-    with Fake("echo") as vm:
-        with Service(user, directory, vm.url) as service:
-            made = service.token.read_text()
-        with Service(user, directory, vm.url) as service:
-            assert service.token.read_text() == made
-            assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", made)
-            file.write_text("chosen-by-its-owner\n")
-            user.own(file)
-            file.chmod(0o644)
-            service.configure(f'websocket = "auto"\nwebsocket_token = {{ file = "{file}" }}')
-            assert service.reload().endswith("1 failed")
-            file.chmod(0o600)
-            assert service.reload() == "reloaded: 1 changed of [service]"
-            page = UPGRADE | {"Origin": "null"}
-            for token, status in ((made.strip(), 403), ("chosen-by-its-owner", 101)):
-                assert service.status(f"/vm1?token={token}", page) == status
-
-
-@pytest.mark.parametrize(
-    ("text", "mode", "message"),
-    [
-        ("long-enough-to-be-one", 0o640, "others may read it (mode 0640); chmod 600 it"),
-        ("short", 0o600, "not a token; allowed: one line of 16 to 256 of"),
-        ("two words that are long", 0o600, "not a token"),
-        (None, 0, "No such file or directory"),
-    ],
-)
-def test_a_token_that_will_not_do(
-    user: User, directory: Path, text: str | None, mode: int, message: str
-) -> None:
-    file, config = directory / "own", directory / "config.toml"
-    if text is not None:
-        file.write_text(text)
-        user.own(file)
-        file.chmod(mode)
-    config.write_text(f'[service]\nwebsocket = "auto"\nwebsocket_token = {{ file = "{file}" }}\n')
-    config.chmod(0o644)
-    done = user.run(["ttybridge", "run", "--config", config, "--runtime-dir", directory / "run"])
-    assert done.returncode == 1
-    assert f"websocket token {file}: {message}" in done.stderr
 
 
 def test_the_port_moves_comes_and_goes(user: User, directory: Path) -> None:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-from base64 import b64encode
 
 import pytest
 from hypothesis import given
@@ -21,24 +20,12 @@ from bridge.endpoints.wsserver import (
     ServerCodec,
     Wish,
 )
+from tests.support.websocket import TOKEN, UPGRADE, close, head, masked
 from tests.test_websocket import frame as bare_frame
 
-TOKEN = "0123456789abcdef-~._"
 DOOR = Door(4600, TOKEN)
-UPGRADE = {
-    "Host": "127.0.0.1:4600",
-    "Upgrade": "websocket",
-    "Connection": "keep-alive, Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": b64encode(bytes(16)).decode(),
-}
 PAGE = {"Origin": "http://evil.example"}
 PLAIN_GET = {"Host": "localhost:4600"}
-
-
-def head(target: str = "/vm1", headers: dict[str, str] | None = None, more: str = "") -> bytes:
-    lines = "".join(f"{k}: {v}\r\n" for k, v in (UPGRADE if headers is None else headers).items())
-    return f"GET {target} HTTP/1.1\r\n{lines}{more}\r\n".encode()
 
 
 def ask(request: bytes, door: Door = DOOR) -> Wish | int:
@@ -165,10 +152,6 @@ def opened() -> ServerCodec:
     return codec
 
 
-def masked(data: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) -> bytes:
-    return Frame(opcode, data, fin=fin).serialize(mask=True)
-
-
 DATA = st.sampled_from([Opcode.BINARY, Opcode.TEXT, Opcode.CONT])
 FRAMES = st.one_of(
     st.builds(masked, st.binary(max_size=200), DATA, fin=st.booleans()),
@@ -281,10 +264,6 @@ def test_output_is_one_binary_frame_a_burst() -> None:
     burst = random.Random(0).randbytes(MAX_PAYLOAD + 1)
     first, second = bare_frame(burst[:MAX_PAYLOAD]), bare_frame(burst[MAX_PAYLOAD:])
     assert codec.encode(burst) == first + second
-
-
-def close(code: CloseCode, reason: str = "") -> bytes:
-    return bare_frame(Close(code, reason).serialize(), 8)
 
 
 def test_a_close_is_answered_and_nothing_follows() -> None:

@@ -3,6 +3,8 @@
 import socket
 from typing import Self
 
+from tests.support.waiting import eventually
+
 
 class Client:
     """A TCP or Unix connection; a context."""
@@ -46,6 +48,32 @@ class Client:
         self.read_until(f"\n{mark}\r\ndemo$ ".encode())
 
     _syncs = 0
+
+    def ask(self, command: str) -> bytes:
+        """What the Linux guest says to ``command``, its next prompt included."""
+        self.type(command.encode() + b"\r")
+        self.read_until(command.encode() + b"\r\n")
+        return self.read_until(b"guest# ")
+
+    def reach_echo(self) -> None:
+        """Type until the guest, once booted, returns it; leave nothing behind."""
+        self.socket.settimeout(0.3)
+
+        def echoed() -> bool:
+            self.type(b"?")
+            try:
+                return bool(self.receive())
+            except TimeoutError:
+                return False
+
+        eventually(echoed)
+        try:
+            while self.receive():
+                pass
+        except TimeoutError:
+            pass
+        self.socket.settimeout(30)
+        self.seen = b""
 
     def read_exactly(self, count: int) -> bytes:
         while len(self.seen) < count:
