@@ -21,6 +21,9 @@ ALLOWED = (
 # sockaddr_un.sun_path holds 108 bytes with its final NUL (unix(7)).
 MAX_UNIX_PATH = 107
 
+# A path is bytes; those that are no UTF-8 are str as everywhere in Python (PEP 383).
+_AS_PATHS = "surrogateescape"
+
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
@@ -150,7 +153,7 @@ class UpstreamUrl:
         if scheme in {Scheme.WS_UNIX, Scheme.UNIX}:
             if parts.netloc or parts.query:
                 raise ValueError("wants three slashes and an absolute path")
-            return cls(text, scheme, _unix_address(unquote(parts.path)))
+            return cls(text, scheme, _unix_address(unquote(parts.path, errors=_AS_PATHS)))
         address = _tcp_address(parts.hostname, parts.port, _DEFAULT_PORT.get(scheme))
         if scheme in _DEFAULT_PORT:
             query = f"?{parts.query}" if parts.query else ""
@@ -204,7 +207,7 @@ def _unix_address(path: str) -> UnixAddress:
         raise ValueError("a path holds no NUL")
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError("wants an absolute path to a socket")
-    if len(path.encode()) > MAX_UNIX_PATH:
+    if len(path.encode(errors=_AS_PATHS)) > MAX_UNIX_PATH:
         raise ValueError(f"the path is longer than the {MAX_UNIX_PATH} bytes a socket's may have")
     return UnixAddress(path)
 

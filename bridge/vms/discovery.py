@@ -5,6 +5,7 @@ QMP tells, where it was asked.  Nothing is connected to: whether a console is he
 seen from outside, and a look that connects would take QEMU's only place.
 """
 
+import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,14 +15,18 @@ from functools import cached_property
 from itertools import count
 from urllib.parse import quote
 
+from bridge.base.errors import UrlError
+from bridge.base.printable import printable
 from bridge.kernel import sockdiag
 from bridge.settings.monitor import address_text
-from bridge.settings.url import Inner, TcpAddress, UnixAddress
+from bridge.settings.url import Inner, TcpAddress, UnixAddress, UpstreamUrl
 from bridge.vms import processes
 from bridge.vms.locate import Listener, Sockets, absolute, locate, reachable
 from bridge.vms.processes import Process
 from bridge.vms.qemuargs import Chardev, Device, Tcp, Unix
 from bridge.vms.vms import Vm
+
+log = logging.getLogger("ttybridge")
 
 
 class Slot(StrEnum):
@@ -120,7 +125,23 @@ class Kernel:
 
 
 def consoles(vm: Vm, kernel: Kernel, *, slots: bool = True) -> list[Found]:
-    """The consoles and monitors of a VM; without ``slots`` not who has them, which costs most."""
+    """The consoles and monitors of a VM; without ``slots`` not who has them, which costs most.
+
+    None of one that can't be made sense of: whoever may start a process here may give it
+    any command line, and that must end nobody's service.
+    """
+    try:
+        return examine(vm, kernel, slots=slots)
+    except Exception as error:  # noqa: BLE001 (see above)
+        if not vm.odd:
+            what = printable(f"{type(error).__name__}: {error}")
+            log.warning("%s: its command line is not understood: %s", printable(vm.name), what)
+        vm.odd = True
+        return []
+
+
+def examine(vm: Vm, kernel: Kernel, *, slots: bool = True) -> list[Found]:
+    """What ``consoles`` returns, unless it raises something."""
     place = _Place.of(vm, kernel)
     own, qmp = place.sockets.own, place.qmp
     result: list[Found] = []
@@ -129,7 +150,7 @@ def consoles(vm: Vm, kernel: Kernel, *, slots: bool = True) -> list[Found]:
             continue
         listener = place.listeners.get(chardev.id)
         slot, clients = slot_at(listener, own, kernel) if slots else (Slot.UNKNOWN, ())
-        url = _url(chardev, place.address(chardev))
+        url = _valid(_url(chardev, place.address(chardev)))
         number = sum(f.number is not None for f in result) if _is_console(chardev) else None
         result.append(
             Found(
@@ -149,8 +170,15 @@ def consoles(vm: Vm, kernel: Kernel, *, slots: bool = True) -> list[Found]:
 
 
 def qmp_address(vm: Vm, kernel: Kernel) -> TcpAddress | UnixAddress | None:
-    """Where QMP can be spoken with a VM."""
-    return _Place.of(vm, kernel).qmp
+    """Where QMP can be spoken with a VM, if it is ours.
+
+    What somebody else's QEMU listens for, or what he calls one, takes as long as he likes
+    to answer, and says what he likes.
+    """
+    if vm.odd:
+        return None
+    place = _Place.of(vm, kernel)
+    return place.qmp if place.sockets.own is not None else None
 
 
 @dataclass(slots=True)
@@ -306,6 +334,14 @@ def slot_at(
     return (Slot.HELD if others else Slot.FREE), others
 
 
+def _valid(url: str | None) -> str | None:
+    """The URL, if it is one: a command line may say anything, and be anybody's."""
+    try:
+        return str(UpstreamUrl.parse(url))
+    except UrlError:
+        return None
+
+
 def _url(chardev: Chardev, address: TcpAddress | UnixAddress | None) -> str | None:
     match address:
         case TcpAddress():
@@ -316,5 +352,6 @@ def _url(chardev: Chardev, address: TcpAddress | UnixAddress | None) -> str | No
             )
             return f"{scheme}://{address}"
         case UnixAddress(path):
-            return f"{'ws+unix' if chardev.websocket else 'unix'}://{quote(path)}"
+            path = quote(path, errors="surrogateescape")
+            return f"{'ws+unix' if chardev.websocket else 'unix'}://{path}"
     return None

@@ -177,16 +177,28 @@ def directory_of(pid: int) -> str | None:
 
 
 def read_file_of(pid: int, path: str) -> str | None:
-    """The text of a file that a process was told to read; None if we can't read it."""
-    full = os.path.join(directory_of(pid) or "/nonexistent", path)
+    """The text of a file that a process of ours was told to read; None if we can't read it.
+
+    Anybody can name anything in a command line.  To open a terminal could make it ours, a
+    FIFO would wait for its writer, and a device does what it does; to open with O_PATH
+    only looks (open(2)).
+    """
+    directory = directory_of(pid)
+    if directory is None:
+        return None
     try:
-        # Not blocking: it may be a FIFO, which would wait for a writer.
-        with open(os.open(full, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
+        place = os.open(os.path.join(directory, path), os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):  # ValueError: a NUL
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            return None
+        with open(f"/proc/self/fd/{place}", "rb") as file:
             return file.read(_MAX_CONFIG).decode(errors="replace")
     except OSError:
         return None
+    finally:
+        os.close(place)
 
 
 def version_of(pid: int) -> str | None:

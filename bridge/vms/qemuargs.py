@@ -307,8 +307,8 @@ def _address(section: Section) -> Address | None:
     only6 = section.flag("ipv6") and not section.flag("ipv4")
     return Tcp(
         values["host"],
-        _number(values["port"]),
-        _number(values.get("to", "")),
+        _port(values["port"]),
+        _port(values.get("to", "")),
         ipv4=not only6 and section.flag("ipv4", default=True),
         ipv6=not only4 and section.flag("ipv6", default=True),
     )
@@ -316,3 +316,8 @@ def _address(section: Section) -> Address | None:
 
 def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def _port(text: str) -> int | None:
+    number = _number(text)
+    return number if number is not None and number < 1 << 16 else None

@@ -22,9 +22,11 @@ Json = Any  # of any form, as it comes from outside
 # answers within some more; but a busy monitor, like a stopped QEMU, only stays silent.
 GREETING_LIMIT = 1.0
 ANSWER_LIMIT = 3.0
+TALK_LIMIT = 6.0  # of all questions together
 
 BUSY = "no greeting: another client has this QMP socket, or QEMU is stopped"
 SILENT = f"no answer in {ANSWER_LIMIT:g} s"
+SLOW = f"not all answers in {TALK_LIMIT:g} s"
 GONE = "QEMU closed the QMP connection"
 
 # One answer.  That of a big machine has some 50 KiB; the bound is against a peer that is no
@@ -79,7 +81,7 @@ class CharInfo:
             path = "@" + path if abstract else path
         else:
             host, _, number = where.rpartition(":")
-            host, port = host.strip("[]"), int(number) if number.isdecimal() else None
+            host, port = host.strip("[]"), int(number) if _PORT.fullmatch(number) else None
         return SocketInfo(
             kind, path, host, port, bool(match["server"]), not match["off"], match["peer"]
         )
@@ -106,6 +108,9 @@ _FILENAME = re.compile(
     r"(?P<server>,server=on)?(?: <-> (?P<peer>.*))?",
     re.DOTALL,
 )
+
+
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +212,28 @@ def _nothing(answer: Json) -> None:
         raise ValueError
 
 
+def _text(answer: Json) -> str:
+    """Text of QEMU's; raises ValueError for what has no bytes (JSON's lone surrogates)."""
+    text = str(answer)
+    text.encode()
+    return text
+
+
 def _chardevs(answer: Json) -> tuple[CharInfo, ...]:
     return tuple(
-        CharInfo(str(row["label"]), str(row["filename"]), bool(row["frontend-open"]))
+        CharInfo(_text(row["label"]), _text(row["filename"]), bool(row["frontend-open"]))
         for row in answer
     )
+
+
+def _name(answer: Json) -> str | None:
+    return _text(answer["name"]) if "name" in answer else None
 
 
 def _version(answer: Json) -> Version:
     numbers, package = answer["qemu"], answer.get("package")
     a, b, c = int(numbers["major"]), int(numbers["minor"]), int(numbers["micro"])
-    return Version((a, b, c), f"{a}.{b}.{c}" + (f" ({package})" if package else ""))
+    return Version((a, b, c), f"{a}.{b}.{c}" + (f" ({_text(package)})" if package else ""))
 
 
 def _greeting(version: dict[str, Any]) -> Version:
@@ -229,15 +245,15 @@ def _greeting(version: dict[str, Any]) -> Version:
 
 def _children(answer: Json) -> list[tuple[str, str]]:
     """Name and type of each child in the answer to qom-list; its other properties have none."""
-    rows = ((row["name"], re.fullmatch(r"child<(.*)>", row["type"])) for row in answer)
+    rows = ((_text(row["name"]), re.fullmatch(r"child<(.*)>", row["type"])) for row in answer)
     return [(name, match[1]) for name, match in rows if match]
 
 
 CAPABILITIES = Command("qmp_capabilities", {}, _nothing)
 CHARDEVS = Command("query-chardev", {}, _chardevs)
-NAME: Command[str | None] = Command("query-name", {}, lambda answer: answer.get("name"))
+NAME: Command[str | None] = Command("query-name", {}, _name)
 VERSION = Command("query-version", {}, _version)
-STATUS: Command[str] = Command("query-status", {}, lambda answer: str(answer["status"]))
+STATUS: Command[str] = Command("query-status", {}, lambda answer: _text(answer["status"]))
 
 
 def children(path: str) -> Command[list[tuple[str, str]]]:
@@ -247,7 +263,7 @@ def children(path: str) -> Command[list[tuple[str, str]]]:
 
 def chardev_of(path: str) -> Command[str]:
     """The chardev of the device at a path; refused if it can't have one."""
-    return Command("qom-get", {"path": path, "property": "chardev"}, str)
+    return Command("qom-get", {"path": path, "property": "chardev"}, _text)
 
 
 def send_break(chardev: str) -> Command[None]:

@@ -6,6 +6,7 @@ from typing import TypeVar, cast
 
 import trio
 
+from bridge.base.printable import printable
 from bridge.settings.monitor import Address
 from bridge.upstream.dial import DialError, dial
 from bridge.vms.qmp import (
@@ -15,6 +16,8 @@ from bridge.vms.qmp import (
     GONE,
     GREETING_LIMIT,
     SILENT,
+    SLOW,
+    TALK_LIMIT,
     Command,
     Event,
     Protocol,
@@ -65,9 +68,12 @@ class QmpLink:
 
     async def converse(self, talk: Talk[T]) -> T:
         """Ask what ``talk`` wants to know; raises QmpError."""
+        deadline = trio.current_time() + TALK_LIMIT
         try:
             command = next(talk)
             while True:
+                if trio.current_time() > deadline:
+                    raise QmpError(SLOW)
                 try:
                     answer = await self.execute(command)
                 except QmpRefusedError as error:
@@ -94,7 +100,7 @@ async def open_qmp(address: Address) -> AsyncIterator[QmpLink]:
         with _limit(GREETING_LIMIT, BUSY):
             socket = await dial(address)
     except DialError as error:
-        raise QmpError(f"QMP at {address}: {error}") from error
+        raise QmpError(f"QMP at {printable(str(address))}: {error}") from error
     with socket:
         link = QmpLink(socket)
         await link.greet()

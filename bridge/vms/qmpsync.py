@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Self, TypeVar, cast
 
+from bridge.base.printable import printable
 from bridge.settings.monitor import Address
 from bridge.settings.url import TcpAddress
 from bridge.vms.qmp import (
@@ -14,6 +15,8 @@ from bridge.vms.qmp import (
     GONE,
     GREETING_LIMIT,
     SILENT,
+    SLOW,
+    TALK_LIMIT,
     Command,
     Protocol,
     QmpError,
@@ -36,7 +39,10 @@ class QmpSession:
         try:
             self._socket = _connect(address)
         except OSError as error:
-            raise QmpError(f"QMP at {address}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise QmpError(f"QMP at {printable(str(address))}: {reason}") from error
+        except UnicodeError as error:  # no host is called so
+            raise QmpError(f"QMP at {printable(str(address))}: no such host") from error
         try:
             while self._protocol.version is None:
                 self._receive(deadline, BUSY)
@@ -62,9 +68,12 @@ class QmpSession:
 
     def converse(self, talk: Talk[T]) -> T:
         """Ask what ``talk`` wants to know; raises QmpError."""
+        deadline = time.monotonic() + TALK_LIMIT
         try:
             command = next(talk)
             while True:
+                if time.monotonic() > deadline:
+                    raise QmpError(SLOW)
                 try:
                     answer = self.execute(command)
                 except QmpRefusedError as error:

@@ -44,6 +44,8 @@ class Vm:
     process: Process
     machine: Machine
     told: Told | None = None
+    odd: bool = False
+    """Its command line can't be made sense of."""
 
     @property
     def name(self) -> str:
@@ -79,9 +81,15 @@ class Vms:
         return list(self._vms.values())
 
 
+# Files of -readconfig that are looked into, for one QEMU.
+MAX_FILES = 16
+
+
 def _vm(process: Process) -> Vm:
+    left = iter(range(MAX_FILES))
+
     def read(path: str) -> str | None:
-        return processes.read_file_of(process.pid, path)
+        return None if next(left, None) is None else processes.read_file_of(process.pid, path)
 
     return Vm(process, parse_argv(process.argv, read))
 
