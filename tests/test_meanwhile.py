@@ -192,6 +192,38 @@ def blocks_signals(pid: int) -> bool:
     return re.search(r"^SigBlk:\s*0+$", status, re.MULTILINE) is None
 
 
+SLOW_DISK = """
+import os, time
+write = os.write
+def slow(descriptor, data):
+    if b" -- " in bytes(data[:64]):
+        time.sleep(1)
+    return write(descriptor, data)
+os.write = slow
+"""
+
+
+def test_a_break_while_the_last_log_is_written(
+    filed: Filed, user: User, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The consoles have ended by then, and the next process is not there yet."""
+    (directory / "sitecustomize.py").write_text(SLOW_DISK)
+    (directory / "sitecustomize.py").chmod(0o644)
+    monkeypatch.setitem(user.environment, "PYTHONPATH", str(directory))
+    with Fake("flood") as vm:
+        filed.write(console("vm", vm.url, "log = true"))
+        with filed.bridge() as bridge:
+            bridge.wait_message("vm: ONLINE")
+            with Control(filed.run) as control, Control(filed.run) as other:
+                control.ask("exec")
+                request = b'{"do": "break", "name": "vm"}\n'
+                other.socket.sendall(request)
+                while other.socket.recv(4096):
+                    other.socket.sendall(request)
+            assert filed.names() == ["vm"]
+            assert bridge.stop() == 0
+
+
 def test_stops_that_follow_a_handover_are_for_the_next_process(filed: Filed) -> None:
     """Though a thread is there that takes signals, too."""
     with Fake("echo") as vm:

@@ -82,7 +82,7 @@ class BridgedConsole:
         self._common.changed()
         if console.state not in _REACHED:
             self.machine.forget()
-        elif self._nursery is not None:
+        elif self._nursery is not None and console.ending is Ending.LEAVE:
             self._nursery.start_soon(self.machine.learn)
         self._news.set()
         self._news = trio.Event()
@@ -99,6 +99,8 @@ class BridgedConsole:
             told(refusal)
 
         assert self._nursery is not None
+        if self.console.ending is Ending.HAND_OVER:
+            return  # it may be asked for until the last log is written
         if self.ended:
             told("the console is ending")
         elif self.console.line is not None and self.console.line.send_break():
