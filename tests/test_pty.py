@@ -16,14 +16,16 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.console.console import Console
+from bridge.console.console import TOTAL_LIMIT, Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
+from bridge.console.queue import InputQueue
 from bridge.endpoints.pty import QUIET, PtyEndpoint
 from bridge.kernel.presence import Presence
 from bridge.kernel.runtime import Link
 from tests.support.bridge import Bridge
 from tests.support.client import Client
+from tests.support.fake import Fake
 from tests.support.user import User
 from tests.support.waiting import eventually
 
@@ -233,7 +235,7 @@ def test_exclusive_use_ends_with_its_client(user: User, bridge: Bridge, raw: Cli
             user,
             bridge,
             f"""
-            fd = eventually_open = None
+            fd = None
             import time
             deadline = time.monotonic() + 20
             while fd is None:
@@ -257,6 +259,91 @@ def test_exclusive_use_ends_with_its_client(user: User, bridge: Bridge, raw: Cli
         raw.read_until(b"\n" + word.encode() + b"\r\n" + PROMPT)
     # Nobody is shut out for longer than the moment it takes.
     eventually(lambda: user.run(["stty", "-F", bridge.link]).returncode == 0)
+
+
+def test_an_exclusive_visit_that_is_over_before_it_is_noticed(user: User, bridge: Bridge) -> None:
+    """After which nobody could open the PTY, so that nothing would ever be noticed again."""
+    client = Script(
+        user,
+        bridge,
+        """
+        import time
+        for _ in range(50):
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    fd = open_link()
+                    break
+                except OSError:  # EBUSY; or the link is being replaced
+                    assert time.monotonic() < deadline
+                    select.select([], [], [], 0.001)
+            fcntl.ioctl(fd, termios.TIOCEXCL)
+            os.close(fd)
+        """,
+    )
+    client.end()
+    eventually(lambda: user.run(["stty", "-F", bridge.link]).returncode == 0)
+
+
+def test_a_paste_that_is_still_being_typed_shuts_nobody_out(user: User, directory: Path) -> None:
+    """Nor does what its client left unread, and how it left the PTY, reach the next one."""
+    with Fake("deaf") as vm, Bridge(user, directory / "run", f"vm={vm.url}") as bridge:
+        bridge.wait_message("vm: ONLINE")
+        client = Script(
+            user,
+            bridge,
+            """
+            fd = open_link()
+            fcntl.ioctl(fd, termios.TIOCEXCL)
+            typed = os.write(fd, b"x" * 3000)
+            try:
+                while typed < 12000:
+                    select.select([], [fd], [], 10)
+                    typed += os.write(fd, b"x" * 1000)
+            except BlockingIOError:
+                pass
+            say(typed)
+            """,
+        )
+        typed = int(client.heard())
+        client.end()
+        eventually(lambda: user.run(["stty", "-F", bridge.link]).returncode == 0, limit=5)
+        console = bridge.status()
+        assert console["attachments"] == []
+        assert console["input"]["waiting"] + console["bytes"]["to_guest"] == typed
+
+
+@pytest.mark.parametrize("output", [b"", b"two\n"])
+async def test_who_comes_right_after_another_is_shown_all(tmp_path: Path, output: bytes) -> None:
+    """The service looks only when both have gone and come, maybe after it met the hang-up."""
+
+    async def read(fd: int, wanted: bytes) -> None:
+        seen = b""
+        with trio.fail_after(10):
+            while wanted not in seen:
+                await trio.lowlevel.wait_readable(fd)
+                seen += os.read(fd, 4096)
+
+    console = Console("vm", "ws://h", scrollback=1 << 20, pacer=Pacer(Input.DIRECT))
+    with Presence() as presence:
+        endpoint = PtyEndpoint(console, presence, Link(tmp_path / "vm"), Manners(Kind.PTY), print)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(presence.run)
+            nursery.start_soon(endpoint.run)
+            await trio.testing.wait_all_tasks_blocked()
+            first = os.open(tmp_path / "vm", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            await trio.sleep(2 * QUIET)
+            console.feed(b"one\n")
+            await read(first, b"one\n")
+            os.close(first)
+            console.feed(output)
+            second = os.open(tmp_path / "vm", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            await trio.sleep(2 * QUIET)
+            console.feed(b"three\n")
+            await read(second, b"three\n")
+            nursery.cancel_scope.cancel()
+        os.close(second)
+        endpoint.close()
 
 
 def test_a_redirection_types(user: User, bridge: Bridge, raw: Client) -> None:
@@ -328,6 +415,7 @@ async def test_a_hung_up_pty_is_neither_written_nor_waited_for(tmp_path: Path) -
 
     console = Console("vm", "ws://h", scrollback=1 << 20, pacer=Pacer(Input.ECHO))
     console.connect(Line())
+    console.requeue(InputQueue(), bytes(TOTAL_LIMIT))  # the guest takes nothing
     with Presence() as presence:
         endpoint = PtyEndpoint(console, presence, Link(tmp_path / "vm"), Manners(Kind.PTY), print)
         async with trio.open_nursery() as nursery:

@@ -21,9 +21,9 @@ from bridge.base.codec import Codec, Signal
 from bridge.base.handover import Bag, Ending, Record
 from bridge.base.printable import printable
 from bridge.console.channel import Channel, RejectedError
-from bridge.console.console import Console
+from bridge.console.console import TOTAL_LIMIT, Console
 from bridge.console.manners import Kind, Manners
-from bridge.console.queue import InputQueue
+from bridge.console.queue import QUEUE_LIMIT, InputQueue
 from bridge.console.replay import replay, unfinished
 from bridge.console.states import State, sentence
 
@@ -88,6 +88,8 @@ class Attachment:
         self._line_start: int | None = self.position  # where the cursor stands at one for sure
         self._told = console.marked
         self.held = self._blocked = held
+        self.lost = False
+        """What was written last, nobody was there to read."""
         self._resumed = False
         self._wait_to_write = trio.Event()
         self._scope = trio.CancelScope()
@@ -199,7 +201,7 @@ class Attachment:
         self._told = console.marked
         if console.state is not State.ONLINE:
             self._say(sentence(console.name, console.url, console.state, console.reason))
-        self.held = self._blocked = False
+        self.held = self._blocked = self.lost = False
         self.push()
 
     def hold(self) -> None:
@@ -222,7 +224,7 @@ class Attachment:
         except OSError:
             # EPIPE, ECONNRESET, EIO: nobody reads any more.  What was typed before is still
             # to be taken; its end is the end of the attachment.
-            self._blocked = True
+            self._blocked = self.lost = True
 
     def _push(self) -> None:
         console, ring = self._console, self._console.scrollback
@@ -314,6 +316,20 @@ class Attachment:
                 return
             if data == b"" or (data is not None and not self._take(data)):
                 self._input_ended = True
+
+    def take_rest(self) -> bool:
+        """Take what a client who is gone has typed, and end ``run``; False if it is too much."""
+        while self._console.pending < TOTAL_LIMIT:
+            try:
+                data = self.channel.read(QUEUE_LIMIT)
+            except OSError:  # the end; or nothing, and the next client is there
+                data = b""
+            if data == b"":
+                self._scope.cancel()
+                return True
+            if data is not None:
+                self._take(data)
+        return False
 
     def _take(self, data: bytes) -> bool:
         """Pass on what was read; False at the end of input."""

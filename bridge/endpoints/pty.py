@@ -65,7 +65,7 @@ class Pty:
 
     @classmethod
     def create(cls) -> "Pty":
-        """Make a PTY that is raw and private from birth."""
+        """Make a PTY that is raw and private from birth; nobody can open it before ``unlock``."""
         # Not os.openpty: it opens the slave while it is still cooked and echoing.
         master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -74,13 +74,15 @@ class Pty:
             pty.reset()
             # devpts is often mounted mode=620,gid=tty; group tty could type into the guest.
             os.chmod(pty.path, 0o600)
-            # Until here nobody can open it.
-            fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("=i", 0))
-            os.close(os.open(pty.path, _OPEN_SLAVE))  # from now on POLLHUP means nobody
         except BaseException:
             os.close(master)
             raise
         return pty
+
+    def unlock(self) -> None:
+        """Let clients open one that was created; who does not watch it before, misses some."""
+        fcntl.ioctl(self.fd, _TIOCSPTLCK, struct.pack("=i", 0))
+        os.close(os.open(self.path, _OPEN_SLAVE))  # from now on POLLHUP means nobody
 
     def close(self) -> None:
         """Idempotent: closed is a descriptor of -1."""
@@ -149,7 +151,10 @@ class Pty:
             termios.tcflow(slave, termios.TCOON)  # a client's TCOOFF outlives it
         finally:
             os.close(slave)
-        self.reset()
+        if self.hung_up():
+            self.reset()
+        else:  # the next client's settings are its own
+            self._make_raw()
         return True
 
     def reset(self) -> None:
@@ -198,7 +203,10 @@ class PtyEndpoint:
         self._warn = warn
         self._stirred = trio.Event()
         self._attachment: Attachment | None = None  # while somebody has it open
-        self._install(Pty.create() if master is None else Pty(master))
+        if master is None:
+            self._install(Pty.create(), new=True)
+        else:
+            self._install(Pty(master))
 
     @property
     def address(self) -> str:
@@ -232,12 +240,13 @@ class PtyEndpoint:
             if self._attachment is None:
                 await self._wait_attached()
             await self._session()
-            if not self._pty.scrub():
-                await self._replace()
+            await self._clean()
 
-    def _install(self, pty: Pty) -> None:
+    def _install(self, pty: Pty, *, new: bool = False) -> None:
         try:
             self._presence.watch(pty.path, self._stir)
+            if new:
+                pty.unlock()
             self._link.point_to(pty.path)
         except OSError:
             pty.close()
@@ -256,8 +265,15 @@ class PtyEndpoint:
     async def _wait_attached(self) -> None:
         while not self._pty.attached:
             await self._wait_stirred()
-            if self._pty.hung_up():  # one has come and gone unnoticed
-                self._pty.reset()
+            if not self._pty.attached:  # one has come and gone unnoticed
+                await self._clean()
+
+    async def _clean(self) -> None:
+        """Leave nothing of one client for the next, if need be by a new PTY."""
+        with self._presence.ignoring(self._pty.path):
+            clean = self._pty.scrub()
+        if not clean:
+            await self._replace()
 
     async def _wait_stirred(self) -> None:
         """Wait for an open or close.  One that falls between a look and this still comes."""
@@ -265,7 +281,7 @@ class PtyEndpoint:
         await self._stirred.wait()
 
     async def _session(self) -> None:
-        """From the first open to the end of what was typed, which a client may outrun."""
+        """From the first open to the last close, or the end of what was typed."""
         if self._attachment is None:
             self._attachment = Attachment(self._console, self._pty, self.manners, held=True)
         attachment = self._attachment
@@ -281,18 +297,22 @@ class PtyEndpoint:
                 self._keeper.changed()
 
     async def _open_output(self, attachment: Attachment) -> None:
-        """Let output begin when the client has flushed; anew for one that comes after it.
+        """Let output begin when the client has flushed; end the session when it has closed.
 
-        ``cat file > link`` closes long before its last byte is taken; who opens the PTY
-        meanwhile is in the same session.
+        ``cat file > link`` closes long before its last byte is sent: the rest goes on from
+        the input queue.  Only where that is full, behind a guest that takes nothing, the
+        session goes on, with whoever opens the PTY meanwhile.
         """
         while True:
             if attachment.held:
                 await self._wait_quiet()
                 attachment.begin()
-            while not self._pty.hung_up():
+            # Lost: one has closed, and another has opened it since.
+            while not (self._pty.hung_up() or attachment.lost):
                 await self._wait_stirred()
             attachment.hold()
+            if attachment.take_rest():
+                return
             while self._pty.hung_up():
                 await self._wait_stirred()
             attachment.skip_to_present()
@@ -312,7 +332,7 @@ class PtyEndpoint:
         warned = False
         while True:
             try:
-                self._install(Pty.create())
+                self._install(Pty.create(), new=True)
             except OSError as error:
                 self._link.remove()
                 # None to be had (kernel.pty.max, descriptors): the console lives on without.

@@ -4,7 +4,8 @@ An inotify event is only a reason to look: the kernel merges equal events, so th
 be counted.  (A user may have 128 inotify instances, but thousands of watches.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import trio
@@ -29,6 +30,18 @@ class Presence:
     def watch(self, path: str, callback: Callable[[], None]) -> None:
         """Call ``callback`` after each open and close of ``path``, until the file is gone."""
         self._callbacks[self._inotify.add_watch(path, _MASK)] = callback
+
+    @contextmanager
+    def ignoring(self, path: str) -> Iterator[None]:
+        """Meanwhile nobody is called back for a watched ``path``.
+
+        The watch stays, with another mask: a new one might not be had.
+        """
+        self._inotify.add_watch(path, flags.DELETE_SELF)
+        try:
+            yield
+        finally:
+            self._inotify.add_watch(path, _MASK)
 
     async def run(self) -> None:
         while True:
