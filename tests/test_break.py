@@ -195,6 +195,19 @@ def test_a_flood_of_breaks_harms_nobody(user: User, directory: Path, boot: Boot)
         assert sum("BREAK sent" in line for line in bridge.messages) < 100
 
 
+def test_a_flood_of_breaks_to_nobody_costs_no_memory(user: User, directory: Path) -> None:
+    with (
+        Bridge(user, directory / "run", f"vm=ws://127.0.0.1:{free_port()}") as bridge,
+        Client(bridge.telnet) as client,
+    ):
+        bridge.wait_message("vm: WAITING")
+        client.type(BREAK * 200_000 + b"\xff\xf6")  # and AYT
+        client.read_until(b"[ttybridge: yes]")
+        bridge.wait_message("vm: no BREAK: ")
+        status = Path(f"/proc/{bridge.process.pid}/status").read_text()
+        assert int(status.partition("VmHWM:")[2].split()[0]) < 100_000  # KiB
+
+
 def test_over_tcp_and_as_soon_as_a_reload_says_where(
     user: User, directory: Path, boot: Boot
 ) -> None:

@@ -219,19 +219,3 @@ def test_the_end_of_one_that_nobody_waits_for_ends_no_other() -> None:
         assert (refusals[1:], hub.pending) == (["no"], 0)
 
     trio.run(scene, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-def test_those_for_a_guest_that_nobody_reaches_are_one_at_a_time() -> None:
-    begun: list[Told] = []
-    refusals: list[str] = []
-    hub = Console(
-        *("vm", "ws://h"), scrollback=4096, pacer=Pacer(Input.DIRECT), on_break=begun.append
-    )
-    queue = InputQueue(refusals.append)
-    for _ in range(1000):
-        hub.interrupt(queue)
-    assert len(begun) == 1
-    begun[0]("no")
-    assert refusals == ["no"]
-    hub.interrupt(queue)
-    assert len(begun) == 2

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,6 +108,54 @@ def test_path_prints_the_link_of_a_running_console(user: User, directory: Path) 
         assert bridge.link.is_symlink()
         assert refused(user, "path", "vm1", "--runtime-dir", run)[0] == 1
     assert refused(user, "path", "../../etc/passwd", "--runtime-dir", run)[0] == 1
+
+
+def test_path_prints_nothing_but_links_of_consoles(user: User, directory: Path) -> None:
+    run = directory / "run"
+    with Bridge(user, run, f"vm1={URL}") as bridge:
+        bridge.places  # noqa: B018 (waits for the start)
+        for name in ("/etc/mtab", "../../../../proc/self", "../run/vm1", "a" * 300, ".lock"):
+            assert refused(user, "path", name, "--runtime-dir", run)[0] == 1
+        assert refused(user, "path", "vm1", "--runtime-dir", "")[0] == 2
+        assert refused(user, "path", "vm1", "--runtime-dir", "/root/x")[0] == 1
+    odd = os.fsdecode(bytes(directory / "r") + b"\xff")
+    with Bridge(user, Path(odd), f"vm1={URL}") as bridge:
+        bridge.places  # noqa: B018
+        code = f'test -L "$(ttybridge path vm1 --runtime-dir {shlex.quote(odd)})"'
+        assert user.run(["sh", "-c", code]).returncode == 0
+
+
+def test_what_is_not_ours_is_neither_replaced_nor_removed(user: User, directory: Path) -> None:
+    """The directory may be any one: the user's disk images, say, called as their VMs."""
+    run = directory / "run"
+    run.mkdir(0o700)
+    user.own(run)
+    (run / "vm1").write_text("an image")
+    code, message = refused(user, "run", f"vm1={URL}", "--runtime-dir", run)
+    assert code == 1
+    assert f"no PTY: {run}/vm1 is there, and no link of a ttybridge" in message
+    assert (run / "vm1").read_text() == "an image"
+    with Bridge(user, run, f"vm2={URL}") as bridge:
+        bridge.link.unlink()
+        bridge.link.write_text("another")
+        assert bridge.stop() == 0
+    assert (run / "vm2").read_text() == "another"
+
+
+def test_a_directory_that_was_made_anew_is_the_newer_services(user: User, directory: Path) -> None:
+    """As at logout and login, while a service lives on under nohup."""
+    run = directory / "run"
+    config = write(directory, f'[consoles.vm1]\nurl = "{URL}"\nunix = true')
+    with Bridge(user, run, "--config", config) as older:
+        older.places  # noqa: B018
+        shutil.rmtree(run)
+        with Bridge(user, run, "--config", config) as newer:
+            newer.places  # noqa: B018
+            assert older.stop() == 0
+            done = user.run(["ttybridge", "path", "vm1", "--runtime-dir", run])
+            assert done.stdout == f"{run}/vm1\n"
+            assert user.run(["ttybridge", "status", "--runtime-dir", run]).returncode == 0
+            assert (run / ".unix" / "vm1").is_socket()
 
 
 def test_what_a_killed_service_left_is_swept(user: User, directory: Path) -> None:

@@ -21,20 +21,37 @@ if TYPE_CHECKING:
 
 def directory_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--runtime-dir", type=Path, metavar="DIR", help="where links are (default: per user)"
+        "--runtime-dir", type=_some_path, metavar="DIR", help="where links are (default: per user)"
     )
+
+
+def _some_path(text: str) -> Path:
+    if not text:  # a variable that is not set; Path("") would be where we stand
+        raise argparse.ArgumentTypeError("found nothing; allowed: a directory")
+    return Path(text)
 
 
 def directory(arguments: argparse.Namespace) -> Path:
     """The runtime directory that ``arguments`` mean."""
     chosen: Path = arguments.runtime_dir or default_directory()
-    return chosen.absolute()
+    try:
+        return chosen.absolute()
+    except FileNotFoundError as error:
+        raise StartError("the directory that we stand in has been removed") from error
 
 
 def say(text: str) -> None:
     """Print ``text`` at once; raises StartError where that cannot be, BrokenPipeError too."""
     with speaking() as output:
         print(text, file=output, flush=True)
+
+
+def say_path(path: Path) -> None:
+    """Print a path as the bytes that it is, whatever the locale."""
+    with speaking() as output:
+        output.flush()
+        output.buffer.write(os.fsencode(path) + b"\n")
+        output.buffer.flush()
 
 
 @contextmanager

@@ -29,5 +29,5 @@ def _path(arguments: argparse.Namespace) -> int:
         raise StartError(
             f"no console '{printable(arguments.name)}' in {printable(str(directory), 1000)}"
         )
-    command.say(str(link))
+    command.say_path(link)
     return 0

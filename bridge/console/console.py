@@ -101,7 +101,6 @@ class Console:
         self._calm_at = -math.inf  # when the guest has read what was sent last
         self._held_until = -math.inf  # nothing is sent before
         self._breaking: Told | None = None  # a BREAK is under way
-        self._unreached: dict[Told, None] = {}  # who wants one of a guest that nobody reaches
         self._rearm = trio.Event()
         self._attached = trio.Event()
         self._patience = Patience(scrollback // 2)
@@ -299,21 +298,11 @@ class Console:
 
         Without a guest it is sent at once or never: it may help one that nobody reaches.
         """
-        if self.line is not None:
-            self.requeue(queue, b"", (len(queue),))
-            self.kick()
+        if self.line is None:
+            self._on_break(queue.told)
             return
-        # Those that are asked for while one is under way are one, as in a queue: a client
-        # that says BREAK without end must not start something with each.
-        under_way = bool(self._unreached)
-        self._unreached[queue.told] = None
-        if not under_way:
-            self._on_break(self._tell_unreached)
-
-    def _tell_unreached(self, refusal: str) -> None:
-        waiting, self._unreached = self._unreached, {}
-        for told in waiting:
-            told(refusal)
+        self.requeue(queue, b"", (len(queue),))
+        self.kick()
 
     async def deliver(self, data: bytes) -> int:
         """Type ``data`` of any length; return how much of it was sent, when that is known."""

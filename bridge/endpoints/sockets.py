@@ -80,10 +80,12 @@ class SocketEndpoint:
         self._sessions: list[Session] = []
         self.address = address
         """``127.0.0.1:PORT``, or the socket file's path."""
+        self._file = _identity(address) if listener.family == socket.AF_UNIX else None
 
     def close(self) -> None:
         """Stop listening; a socket file goes with it."""
-        if self._listener.family == socket.AF_UNIX:
+        # Another service's, where the directory was removed and made anew.
+        if self._file is not None and _identity(self.address) == self._file:
             Path(self.address).unlink(missing_ok=True)
         close(self._listener, self._keeper)
 
@@ -154,6 +156,15 @@ class SocketEndpoint:
             self._warn(
                 f"{self.address}: a client speaks telnet to the raw port; use the telnet port"
             )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file is at ``path``."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def session_state(session: Session, bag: Bag) -> Record:

@@ -6,6 +6,7 @@ only while the lock is held, removed at the end, and swept at the next start, un
 lock.  Imports nothing heavy: ``ttybridge path`` is in scripts.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -27,7 +28,17 @@ CONTROL = ".control"
 def find_link(directory: Path, name: str) -> Path | None:
     """The link of console ``name`` if a service is there to answer for it."""
     link = directory / name
-    return link if link.is_symlink() and holder(directory) is not None else None
+    ours = "/" not in name and _leads_to(link) is not None
+    return link if ours and holder(directory) is not None else None
+
+
+def _leads_to(link: Path) -> str | None:
+    """The PTY that ``link`` names, if it is one of a service's links at all."""
+    try:
+        target = os.readlink(link)
+    except OSError:  # no link; or one that we can't see
+        return None
+    return target if target.startswith("/dev/pts/") else None
 
 
 def holder(directory: Path) -> int | None:
@@ -43,7 +54,7 @@ def holder(directory: Path) -> int | None:
             field = row.split()
             if field[1] == "FLOCK" and field[4] == pid and field[5].endswith(f":{inode}"):
                 return int(pid)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: there is something else in that file
         pass
     return None
 
@@ -93,12 +104,21 @@ class RuntimeDirectory:
         return str(self.path / CONTROL)
 
     def remove_control(self) -> None:
-        (self.path / CONTROL).unlink(missing_ok=True)
+        """Where the directory was removed and made anew, it is another service's."""
+        if self._is_there():
+            (self.path / CONTROL).unlink(missing_ok=True)
+
+    def _is_there(self) -> bool:
+        """Our lock is the one that others meet at ``path``."""
+        try:
+            there = (self.path / LOCK).stat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._lock.fd))
 
     def _stay(self) -> None:
         """Be where the lock is, though another directory may be the default one by now."""
-        there = self.path / LOCK
-        if not there.exists() or not os.path.samestat(there.stat(), os.fstat(self._lock.fd)):
+        if not self._is_there():
             self.path = Path(os.readlink(f"/proc/self/fd/{self._lock.fd}")).parent
 
     def _make(self) -> None:
@@ -137,7 +157,7 @@ class RuntimeDirectory:
         """Remove the links and sockets of a service that was killed."""
         try:
             for entry in self.path.iterdir():
-                if entry.is_symlink() and os.readlink(entry).startswith("/dev/pts/"):
+                if _leads_to(entry) is not None:
                     entry.unlink()
             if not self._inherited:
                 self.remove_control()
@@ -174,14 +194,25 @@ class Link:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._target = ""
 
     def point_to(self, target: str) -> None:
+        """Raises OSError, and where something else of the name is there."""
+        if os.path.lexists(self.path) and _leads_to(self.path) is None:
+            # The directory may be any; what is in it may be a disk image called as its VM.
+            raise FileExistsError(
+                errno.EEXIST, f"{self.path} is there, and no link of a ttybridge", str(self.path)
+            )
+        self._target = target
         new = self.path.with_name(f".{self.path.name}.new")
         new.unlink(missing_ok=True)
         new.symlink_to(target)
         new.rename(self.path)
 
     def remove(self) -> None:
+        """Unless it is another's by now."""
+        if _leads_to(self.path) != self._target:
+            return
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

@@ -64,6 +64,7 @@ class BridgedConsole:
         self._state_log = _StateLog()
         self._news = trio.Event()  # of the state
         self._refusal = ""  # of the last BREAK
+        self._breaking: dict[Told, None] = {}  # who is to be told the outcome of the next
         self.ended = False
         """Nobody can attach any more."""
         self._parts: dict[str, Part] = {}
@@ -88,25 +89,32 @@ class BridgedConsole:
         self._news = trio.Event()
 
     def _send_break(self, told: Told) -> None:
-        def outcome(refusal: str) -> None:
-            if self.console.ending is Ending.HAND_OVER:
-                return  # the next process does it
-            if not refusal:
-                log.info("%s: BREAK sent", self.settings.name)
-            elif refusal != self._refusal:  # once, for one may ask without end
-                warn(self.settings.name, f"no BREAK: {refusal}")
-            self._refusal = refusal
-            told(refusal)
-
         assert self._nursery is not None
         if self.console.ending is Ending.HAND_OVER:
             return  # it may be asked for until the last log is written
         if self.ended:
             told("the console is ending")
-        elif self.console.line is not None and self.console.line.send_break():
-            outcome("")
-        else:
-            self._nursery.start_soon(self.machine.attempt_break, outcome)
+            return
+        # Those that are asked for while one is under way are one: a client that says BREAK
+        # without end, to a guest that nobody reaches, must not start something with each.
+        under_way = bool(self._breaking)
+        self._breaking[told] = None
+        if self.console.line is not None and self.console.line.send_break():
+            self._tell_break("")
+        elif not under_way:
+            self._nursery.start_soon(self.machine.attempt_break, self._tell_break)
+
+    def _tell_break(self, refusal: str) -> None:
+        if self.console.ending is Ending.HAND_OVER:
+            return  # the next process does it
+        if not refusal:
+            log.info("%s: BREAK sent", self.settings.name)
+        elif refusal != self._refusal:  # once, for one may ask without end
+            warn(self.settings.name, f"no BREAK: {refusal}")
+        self._refusal = refusal
+        waiting, self._breaking = self._breaking, {}
+        for told in waiting:
+            told(refusal)
 
     async def send_break(self) -> None:
         """Have the guest see a BREAK, behind what was typed before; raises StartError."""
