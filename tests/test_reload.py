@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,6 +201,36 @@ def test_a_port_that_is_taken_costs_one_console(filed: Filed, vm: Fake) -> None:
         bridge.wait_message("good: WAITING")
 
 
+def test_a_console_that_is_replaced_is_not_lost_to_a_taken_port(filed: Filed) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        filed.write(console("vm", NOBODY))
+        with filed.bridge() as bridge:
+            bridge.wait_message("vm: WAITING")
+            filed.write(console("vm", NOBODY, f'raw = {port}\nscrollback = "64KiB"'))
+            done = filed.reload()
+            assert done["changed"] == ["vm"]
+            assert "is in use" in done["errors"][0]
+            assert filed.names() == ["vm"]
+            assert bridge.status()["raw"] is None
+            assert bridge.link.is_char_device()
+            other.close()
+            assert filed.reload() == {"added": [], "removed": [], "changed": ["vm"], "errors": []}
+            assert bridge.status()["raw"] == f"127.0.0.1:{port}"
+
+
+def test_a_file_that_can_be_read_once_only_is_not_read_as_empty(user: User, filed: Filed) -> None:
+    filed.write(console("vm", NOBODY))
+    run = f"ttybridge run --json --runtime-dir {filed.run} --config <(cat {filed.file})"
+    with user.popen(["bash", "-c", f"exec {run}"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(AskError, match="can be read only once"):
+            filed.reload()
+        assert filed.names() == ["vm"]
+        process.terminate()
+
+
 def test_hangup_reloads_and_added_consoles_are_left_alone(filed: Filed, user: User) -> None:
     filed.write(console("a", NOBODY))
     with filed.bridge() as bridge:
@@ -283,6 +314,25 @@ def test_vms_are_bridged_as_they_come_and_retired_as_they_go(
             control.ask("reload")
             assert "later" in [c["name"] for c in control.ask("status")["consoles"]]
     figure("a VM starts with its firmware, then ONLINE by discovery", seconds)
+
+
+def test_a_console_that_was_found_can_be_named_in_the_file(
+    user: User, directory: Path, boot: Boot
+) -> None:
+    """And is the user's from then on: it stays when its VM goes."""
+    filed = Filed(user, directory)
+    filed.write("[service]\ndiscover = true\n")
+    with filed.bridge() as bridge:
+        vm = boot("echo", name="vm")
+        bridge.wait_message("vm: ONLINE")
+        filed.write("[service]\ndiscover = true\n" + console("vm", vm.url, "unix = true"))
+        assert filed.reload()["added"] == ["vm"]
+        bridge.wait_message("vm: ONLINE", after=len(bridge.messages) - 1)
+        vm.kill()
+        boot("echo", name="other")
+        bridge.wait_message("other: ONLINE")
+        assert {"vm", "other"} <= set(filed.names())
+        assert not [line for line in bridge.messages if "vm: retired" in line]
 
 
 def test_run_discover_needs_no_configuration(user: User, directory: Path, boot: Boot) -> None:

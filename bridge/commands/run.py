@@ -4,12 +4,13 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.base.errors import StartError
+from bridge.base.errors import ConfigError, StartError
 from bridge.base.printable import printable
 from bridge.commands import common as command
 from bridge.kernel.homes import passed_over
@@ -84,7 +85,7 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
     file: Path | None = arguments.config
     if file is None and not given:
         file = command.default_config()
-        if not file.exists():
+        if not os.path.lexists(file):
             if not arguments.discover:
                 raise StartError(_NOTHING_TO_RUN.format(config=file))
             file = None
@@ -94,7 +95,14 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
         [*given, *filed.consoles], raw=arguments.raw, telnet=arguments.telnet
     )
     config.check_unique(consoles, filed.service)
+    if file is not None and not file.is_file():
+        read = partial(_spent, file)
     return Plan(consoles, filed, read if file is not None else None)
+
+
+def _spent(file: Path) -> "Configuration":
+    """A pipe is empty when it is read again, which is no wish to have no consoles."""
+    raise ConfigError(f"{file}: no regular file, so that it can be read only once")
 
 
 def _read(file: Path | None, *, discover: bool) -> "Configuration":

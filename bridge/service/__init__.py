@@ -12,6 +12,7 @@ machine        the machine behind a console
 rescuing       a locked console freed
 parts          the ways in and out of one console: what is asked for, how it is made
 bridged        one console with all its parts
+running        a console in the service
 service        all consoles
 opening        the service made, with everything bound
 status         what can be told of them

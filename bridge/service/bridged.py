@@ -46,9 +46,17 @@ class BridgedConsole:
     """See the module.  Bound when made, which may raise StartError; ``run``, then ``close``.
 
     ``left`` is what another process has left of this console: its ``state`` and the bag.
+    ``partly``: what can't be bound is missing, which ``unbound`` says, and no error.
     """
 
-    def __init__(self, settings: ConsoleSettings, common: Common, left: Left | None = None) -> None:
+    def __init__(
+        self,
+        settings: ConsoleSettings,
+        common: Common,
+        left: Left | None = None,
+        *,
+        partly: bool = False,
+    ) -> None:
         self.settings = settings
         self._common = common
         self.console = Console(
@@ -72,8 +80,15 @@ class BridgedConsole:
         self._nursery: trio.Nursery | None = None
         if left is not None and left[0]["console"] is not None:
             self.console.restore(left[0]["console"], left[1])
+        self.unbound = ""
+        """What could not be bound, and why."""
         try:
             self._bind()
+        except StartError as error:
+            if not partly:
+                self.close()
+                raise
+            self.unbound = str(error)
         except BaseException:
             self.close()
             raise

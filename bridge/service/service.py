@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -20,8 +20,8 @@ from bridge.service import process
 from bridge.service.bridged import BridgedConsole, Place
 from bridge.service.looplag import LoopLag
 from bridge.service.parts import Common
+from bridge.service.running import Running
 from bridge.settings.config import (
-    PORTS,
     Configuration,
     ConsoleSettings,
     check_unique,
@@ -36,23 +36,6 @@ from bridge.vms.watch import Discovery
 log = logging.getLogger("ttybridge")
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A console in the service."""
-
-    bridged: BridgedConsole
-    filed: ConsoleSettings | None
-    """Its settings as the configuration file has them; None if it is not from there."""
-    given: bool
-    """It is from the command line."""
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
-
-    async def end(self) -> None:
-        self.scope.cancel()
-        await self.ended.wait()
-
-
 class Service:
     """All consoles, bound; ``run`` serves until a stop signal or cancellation."""
 
@@ -62,7 +45,7 @@ class Service:
         self.lag = LoopLag()
         self._common = common
         self._reread = reread
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._removed: dict[str, Record] = {}
         """Those of the command line that were removed by hand, as they were there."""
         self.websockets = WebSockets(common.runtime.path, self._find_served, common.keeper)
@@ -176,16 +159,21 @@ class Service:
         left: Left | None = None,
         *,
         given: bool = False,
-    ) -> None:
-        """Bind a console and, if the service runs, start it; raises StartError."""
+        partly: bool = False,
+    ) -> BridgedConsole:
+        """Bind a console and, if the service runs, start it; raises StartError.
+
+        ``partly``: what can't be bound doesn't keep it from being there (``unbound`` tells).
+        """
         self._check_lasting()
         if settings.name in self._running:  # one was added while a reload waited
             raise StartError(f"there is a console '{settings.name}' already")
-        running = _Running(BridgedConsole(settings, self._common, left), filed, given)
-        self._running[settings.name] = running
+        bridged = BridgedConsole(settings, self._common, left, partly=partly)
+        self._running[settings.name] = running = Running(bridged, filed, given)
         self._common.changed()
         if self._nursery is not None:
             self._nursery.start_soon(self._run_console, running)
+        return bridged
 
     async def remove(self, name: str) -> None:
         """End a console; QEMU is left properly.  Raises StartError if there is none."""
@@ -208,8 +196,18 @@ class Service:
         async with self._changing:
             await self._settle()
             configuration = self._reread()
-            others = [r.bridged.settings for r in self._running.values() if r.filed is None]
+            mine = {settings.name for settings in configuration.consoles}
+            found = mine & set(self._discovery.names)  # and now named by the user himself
+            others = [
+                r.bridged.settings
+                for name, r in self._running.items()
+                if r.filed is None and name not in found
+            ]
             check_unique([*others, *configuration.consoles], configuration.service)
+            for name in found:
+                self._discovery.relinquish(name)
+                if (running := self._running.get(name)) is not None:
+                    await running.end()
             return await self._become(configuration)
 
     async def _become(self, configuration: Configuration) -> Reloaded:
@@ -244,7 +242,10 @@ class Service:
                     mine[name].filed = filed[name]
                     mine[name].bridged.take_up(plan.wanted[name])
                 else:
-                    self.bind(plan.wanted[name], filed[name])
+                    # One that was there must not be gone because its port is taken.
+                    partly = name in plan.replaced
+                    bridged = self.bind(plan.wanted[name], filed[name], partly=partly)
+                    done.errors.extend(filter(None, [bridged.unbound]))
             except StartError as error:
                 done.errors.append(str(error))
         return done
@@ -297,7 +298,7 @@ class Service:
         """Of all consoles."""
         return [running.bridged.settings for running in self._running.values()]
 
-    async def _run_console(self, running: _Running) -> None:
+    async def _run_console(self, running: Running) -> None:
         try:
             with running.scope:
                 await running.bridged.run()
@@ -339,17 +340,7 @@ class Service:
             "found": list(self._discovery.names),
             "dismissed": list(self._discovery.dismissed),
             "removed": self._removed,
-            "consoles": [
-                {
-                    "name": name,
-                    "settings": dict(running.bridged.settings.source),
-                    "ports": {key: getattr(running.bridged.settings, key) for key in PORTS},
-                    "filed": dict(running.filed.source) if running.filed is not None else None,
-                    "given": running.given,
-                    "bridged": running.bridged.state(bag),
-                }
-                for name, running in self._running.items()
-            ],
+            "consoles": [running.state(bag) for running in self._running.values()],
         }
 
     def restore(self, record: Record, bag: Bag, given: Collection[ConsoleSettings]) -> None:
@@ -375,7 +366,7 @@ class Service:
         dismissed = map(tuple, record["dismissed"])
         self._discovery = Discovery(self, self._make_found, record["found"], dismissed)
 
-    def _find(self, name: str) -> _Running:
+    def _find(self, name: str) -> Running:
         try:
             return self._running[name]
         except KeyError:

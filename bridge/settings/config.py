@@ -6,7 +6,6 @@ stands in the record.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from bridge.base.printable import printable
 from bridge.console.manners import MAX_REPLAY, Kind, Manners
 from bridge.console.pacing import MAX_RATE, RATE, WINDOW, Clocking, Input
 from bridge.console.scrollback import MAX_CAPACITY, MIN_CAPACITY
+from bridge.settings import toml
 from bridge.settings.access import (
     ALLOWED_HEADERS,
     ALLOWED_PATH,
@@ -199,10 +199,7 @@ def load(path: Path) -> Configuration:
 
 def parse(text: str, source: str) -> Configuration:
     """Read the text of a configuration file; errors name ``source`` and the key."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {printable(str(error))}") from None
+    document = toml.read(text, source)
     try:
         return _document(document)
     except BridgeError as error:

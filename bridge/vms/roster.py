@@ -76,6 +76,11 @@ class Roster:
         others = (s for s in bridged if s.name not in names)
         return {address for s in others for address in comparable(s.url.address)}
 
+    def relinquish(self, name: str) -> None:
+        """A console of this name is not ours any more; its VM's may come again by another."""
+        self._former.discard(name)
+        self._ours.pop(name, None)
+
     def dismiss(self, name: str) -> None:
         """Leave a console alone, as long as its VM runs."""
         self._dismissed.add(_key(self._ours.pop(name).found))

@@ -92,6 +92,10 @@ class Discovery:
         """Of those that are left alone, as ``names``."""
         return self._roster.dismissed
 
+    def relinquish(self, name: str) -> None:
+        """The user has a console of this name himself now."""
+        self._roster.relinquish(name)
+
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
