@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.service import messages
+from bridge.service.outlet import LIMIT, Outlet
 from tests.support.bridge import Bridge
+from tests.support.terminal import Terminal
 from tests.support.user import User
 
 
@@ -117,3 +119,40 @@ def test_the_service_says_what_it_is_told_to(user: User, directory: Path) -> Non
     assert done.returncode == 2
     assert "--log-level" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_is_stopped_stops_no_console(user: User, directory: Path) -> None:
+    """^S, to read something: what is said meanwhile comes with ^Q, and the guest goes on."""
+    with Terminal(user, directory, f"ttybridge demo --runtime-dir {directory}/run") as terminal:
+        terminal.wait_for("demo: ONLINE")
+        terminal.keys("C-s")
+
+        def add(number: int) -> None:
+            asked = f"ttybridge add vm{number} ws://127.0.0.1:9 --runtime-dir {directory}/run"
+            assert user.run(asked.split(), timeout=20).returncode == 0
+
+        for number in range(5):
+            add(number)
+        assert "vm0" not in terminal.text
+        terminal.keys("C-q")
+        for number in range(5):
+            terminal.wait_for(f"vm{number}: WAITING")
+
+
+def test_who_reads_nothing_costs_a_bounded_memory_and_is_told(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    outlet = Outlet(writing, "utf-8")
+    for number in range(10_000):
+        outlet.emit(logging.makeLogRecord({"msg": f"message {number:08}"}))
+    seen = b""
+    while len(seen) < LIMIT:
+        seen += os.read(reading, 1 << 16)
+        outlet.emit(logging.makeLogRecord({"msg": "more"}))
+    os.close(writing)
+    while data := os.read(reading, 1 << 16):
+        seen += data
+    os.close(reading)
+    lines = seen.decode().splitlines()
+    first = lines.index("more")
+    assert lines[: first - 1] == [f"message {number:08}" for number in range(first - 1)]
+    assert lines[first - 1] == f"({10_000 - (first - 1)} messages lost)"

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 def directory_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--runtime-dir", type=_some_path, metavar="DIR", help="where links are (default: per user)"
+        "--runtime-dir", type=some_path, metavar="DIR", help="where links are (default: per user)"
     )
 
 
-def _some_path(text: str) -> Path:
+def some_path(text: str) -> Path:
+    """A path, for argparse."""
     if not text:  # a variable that is not set; Path("") would be where we stand
         raise argparse.ArgumentTypeError("found nothing; allowed: a directory")
     return Path(text)

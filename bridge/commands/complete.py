@@ -124,7 +124,7 @@ class _Line:
             yield from ((str(choice), "") for choice in action.choices)
         elif action.dest == "name":  # of a console that is there
             yield from _names(self._directory)
-        elif action.type is Path:
+        elif action.type in {Path, command.some_path}:
             raise _WantsFileError
 
 

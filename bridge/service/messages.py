@@ -36,14 +36,25 @@ def event(level: int, message: str, **fields: object) -> None:
 
 def set_up(level: str = "info", stream: TextIO | None = None) -> None:
     """Send what is logged, from ``level`` on, to ``stream``; stderr by default."""
+    handler = _handler(stream)
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter(priorities=is_journal(stream)))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def _handler(stream: TextIO | None) -> logging.Handler:
+    from bridge.service.outlet import Outlet  # which imports trio
+
+    if stream is None:
+        try:
+            return Outlet(sys.stderr.fileno(), sys.stderr.encoding)
+        except (OSError, ValueError):  # no file at all
+            stream = sys.stderr
+    return logging.StreamHandler(stream)
 
 
 def is_journal(stream: TextIO) -> bool:
