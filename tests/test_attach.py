@@ -163,6 +163,25 @@ async def test_a_stuck_reader_is_waited_for_once(autojump_clock: trio.testing.Mo
         assert trio.current_time() - began == pytest.approx(PATIENCE)
 
 
+async def test_nobody_is_waited_for_who_is_not_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Though he has not ended yet: what he typed is still to be taken."""
+    hub, _ = console()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours:
+        channel = FdChannel(trio.socket.from_stdlib_socket(ours))
+        for held in (False, True):
+            reader = Attachment(hub, channel, Manners(Kind.RAW), held=held)
+            hub.attach(reader)
+        theirs.close()
+        hub.feed(b"x" * RING)
+        began = trio.current_time()
+        await hub.wait_laggards(RING)
+        assert trio.current_time() == began
+
+
 async def test_one_who_was_descheduled_and_moves_on_loses_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -79,7 +79,7 @@ def test_the_table_has_lines_ready_to_paste(user: User, directory: Path) -> None
     assert len(re.findall(r"^  socat -,rawer,escape=0x1d TCP:127", out, re.MULTILINE)) == 2
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_a_signal_ends_it_with_nothing_left(
     user: User, directory: Path, how: signal.Signals
 ) -> None:

@@ -175,6 +175,8 @@ def test_without_a_log_it_says_how_to_have_one(user: User, directory: Path) -> N
     ("options", "message"),
     [
         (["--grep", "("], r"--grep '\(': missing \)"),
+        (["--grep", "a{99999999999}"], r"--grep 'a\{9+\}': the repetition number is too large"),
+        (["--grep", "(" * 5000], r"--grep '\(+\.\.\.': "),
         (["--since", "yesterdayish"], "--since: found 'yesterdayish'; allowed: 90s, 10min"),
         (["--frob"], r"unrecognized arguments: --frob \(see ttybridge log --help\)"),
     ],

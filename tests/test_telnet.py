@@ -418,3 +418,7 @@ def test_what_is_sent_while_they_negotiate_arrives(actions: list[tuple[str, byte
         wire.deliver("client", 1000)
     assert wire.received["server"] == wire.sent["client"]
     assert wire.received["client"].replace(b"\0", b"") == wire.sent["server"].replace(b"\0", b"")
+
+
+def test_a_server_that_asks_whether_we_are_there_has_nothing_typed_into_its_guest() -> None:
+    assert Telnet.client().decode(said("AYT") + b"x") == ([b"x"], b"")

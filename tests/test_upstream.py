@@ -13,11 +13,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.utils import accept_key
 
 from bridge.upstream.flood import Flood
 from tests.conftest import Boot
@@ -226,6 +227,31 @@ def test_what_is_behind_the_port_is_told(
     with server(answer) as (port, _), run(user, directory, f"ws://127.0.0.1:{port}") as bridge:
         bridge.wait_message(f"vm: {message}")
         assert not any("\x1b" in line for line in bridge.messages)
+
+
+def test_a_server_that_asks_and_reads_no_answer_is_left(user: User, directory: Path) -> None:
+    """Else its answers would be kept for it without end."""
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            key = re.search(rb"Sec-WebSocket-Key: (\S+)", connection.recv(4096))
+            assert key is not None
+            connection.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: binary\r\n\r\n"
+                % accept_key(key[1].decode()).encode()
+            )
+            while True:
+                connection.sendall((b"\x89\x7d" + bytes(125)) * 100)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        with run(user, directory, f"ws://127.0.0.1:{listener.getsockname()[1]}") as bridge:
+            bridge.wait_message("vm: WAITING: the server asks without end, and reads no answer")
+        thread.join(10)
 
 
 def test_a_silent_server_is_given_up_and_not_tried_again(user: User, directory: Path) -> None:

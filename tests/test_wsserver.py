@@ -224,6 +224,16 @@ def test_frames_cut_anywhere_mean_what_the_library_says(pieces: list[bytes]) -> 
         assert (got, said) == (payload, answers)
 
 
+def test_a_token_that_is_no_text_is_wrong() -> None:
+    """What of a byte that is no UTF-8, the library's versions differ about."""
+    offer = {"Sec-WebSocket-Protocol": f"binary, token.{TOKEN}!"}
+    for request in (
+        head(f"/vm1?token={TOKEN}!", UPGRADE | PAGE),
+        head(headers=UPGRADE | PAGE | offer),
+    ):
+        assert ask(request.replace(b"!", b"\xff")) in {400, 403}
+
+
 @given(cuts())
 def test_a_restored_codec_goes_on_as_the_one_before(pieces: list[bytes]) -> None:
     one, two = opened(), opened()

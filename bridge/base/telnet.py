@@ -48,9 +48,6 @@ _KEYS: dict[int, bytes] = {
     Code.EL: b"\x15",
 }
 
-# RFC 854 wants "some visible (i.e., printable) evidence".
-_HERE = b"\r\n[ttybridge: yes]\r\n"
-
 
 class Use(enum.Enum):
     """How an option stands, for one of the two directions.
@@ -77,6 +74,7 @@ class _Rules:
     local: frozenset[int]  # what we do when asked to
     remote: frozenset[int]  # what the peer may do
     enter: re.Pattern[bytes]  # a CR from the peer with what is swallowed behind it
+    here: bytes  # the answer to AYT: "some visible (i.e., printable) evidence" (RFC 854)
     ends_line: bool  # our CR LF goes as it is; else each CR gets its NUL at once
 
 
@@ -94,6 +92,7 @@ _RULES = {
         local=frozenset({Option.ECHO, Option.SGA, Option.BINARY}),
         remote=frozenset({Option.SGA, Option.BINARY}),
         enter=re.compile(rb"\r[\0\n]"),
+        here=b"\r\n[ttybridge: yes]\r\n",
         ends_line=True,
     ),
     # A server's CR LF is a line's end and stays.  What a person types goes as it is: CR
@@ -103,6 +102,7 @@ _RULES = {
         local=frozenset({Option.SGA, Option.BINARY}),
         remote=frozenset({Option.ECHO, Option.SGA, Option.BINARY}),
         enter=re.compile(rb"\r\0"),
+        here=b"",  # it would be typed into the guest
         ends_line=False,
     ),
 }
@@ -292,7 +292,7 @@ class Telnet:
             case Code.SB:
                 self._skipping = True
             case Code.AYT:
-                reply += _HERE
+                reply += self._rules.here
             case Code.BRK:
                 return Signal.BREAK
         return _KEYS.get(verb, b"")

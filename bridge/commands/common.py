@@ -2,13 +2,15 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bridge.base.errors import ConfigError, StartError
+from bridge.base.errors import ConfigError, StartError, UsageError
+from bridge.base.printable import printable
 from bridge.kernel.homes import config_home, default_directory
 
 if TYPE_CHECKING:
@@ -79,6 +81,16 @@ def finish() -> None:
 def say_no_more() -> None:
     """Nobody reads our output any more: what is left of it must not be tried at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def pattern(text: str, what: str, flags: int = 0) -> re.Pattern[str]:
+    """The regular expression ``text``, which the user gave as ``what``; raises UsageError."""
+    try:
+        return re.compile(text, flags)
+    except (re.error, OverflowError) as error:
+        raise UsageError(f"{what} '{printable(text)}': {error}") from None
+    except RecursionError:
+        raise UsageError(f"{what} '{printable(text)}': nested too deep") from None
 
 
 def port(text: str) -> int:

@@ -77,10 +77,7 @@ def _translated() -> Iterator[None]:
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
-    try:
-        return re.compile(text) if text is not None else None
-    except re.error as error:
-        raise UsageError(f"--grep '{printable(text or '')}': {error}") from None
+    return command.pattern(text, "--grep") if text is not None else None
 
 
 def _since(text: str | None) -> datetime | None:

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from bridge.base.errors import UsageError
 from bridge.base.printable import printable
 from bridge.base.search import WINDOW, Search
 from bridge.base.wire import ended
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
 
 TIMED_OUT = 124  # as timeout(1) has it
+
+LONGEST = 86_400.0  # at a time: poll(2) counts milliseconds in 32 bits
 
 
 def add_to(commands: "Subparsers") -> None:
@@ -42,10 +43,7 @@ def _seconds(text: str) -> float:
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    try:
-        pattern = re.compile(arguments.regex, re.MULTILINE)
-    except re.error as error:
-        raise UsageError(f"REGEX '{printable(arguments.regex)}': {error}") from None
+    pattern = command.pattern(arguments.regex, "REGEX", re.MULTILINE)
     deadline = time.monotonic() + arguments.timeout
     with Client(command.directory(arguments)) as client:
         replay = MAX_REPLAY if arguments.replay else 0
@@ -68,11 +66,14 @@ def _search(
     """
     search = Search()
     while True:
-        # Not at 0, which would be a socket that does not block.
-        stream.settimeout(max(deadline - time.monotonic(), 0.001))
+        # Not at 0, which would be a socket that does not block; nor beyond what poll(2) takes.
+        left = deadline - time.monotonic()
+        stream.settimeout(min(max(left, 0.001), LONGEST))
         try:
             data = stream.recv(WINDOW)
         except TimeoutError:
+            if left > LONGEST:
+                continue
             return None
         except ConnectionError:
             data = b""

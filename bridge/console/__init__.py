@@ -10,6 +10,7 @@ history     * what has happened at a console
 manners     * how those are treated who come in by an endpoint
 replay      * what of the past a terminal may be shown
 channel       a descriptor that never blocks
+ends        * what a console has at its two ends
 console       the hub: feed, kick, and the accounting
 attach        one local session
 """

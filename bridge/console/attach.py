@@ -204,6 +204,10 @@ class Attachment:
         self.held = self._blocked = self.lost = False
         self.push()
 
+    @property
+    def reading(self) -> bool:
+        return not (self.held or self.lost)
+
     def hold(self) -> None:
         """Write nothing until ``begin``: the client is gone, another may come."""
         self.held = self._blocked = True

@@ -16,11 +16,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Protocol
 
 import trio
 
 from bridge.base.handover import Bag, Ending, Record
+from bridge.console.ends import Line, Reader
 from bridge.console.history import MARKS, Counts, Mark
 from bridge.console.pacing import Pacer
 from bridge.console.patience import Patience
@@ -35,29 +35,6 @@ TOTAL_LIMIT = 256 * 1024
 # flag for the whole FIFO.  So it is sent when the guest has had time to read them, and what
 # follows when it has had time for the BREAK.
 CALM_BEFORE, CALM_AFTER = 0.050, 0.020
-
-
-class Line(Protocol):
-    """The way to the guest while ONLINE."""
-
-    @property
-    def clear(self) -> bool:
-        """Everything sent before has left."""
-
-    def send(self, payload: bytes) -> None:
-        """Send at once, or as soon as possible; never blocks, never raises."""
-
-    def send_break(self) -> bool:
-        """The same for a BREAK; False where there is no way to say it."""
-
-
-class Reader(Protocol):
-    """One who follows the output, as the console sees it: an attachment, or the log."""
-
-    position: int
-
-    def push(self) -> None:
-        """Write what is new in the scrollback, as much as possible at once; never raises."""
 
 
 class Console:
@@ -224,7 +201,7 @@ class Console:
     def _laggards(self) -> list[Reader]:
         """Those who would be overtaken, and deserve patience."""
         landing, patience = self._landing, self._patience
-        return [r for r in self.readers if r.position < landing and patience.left(r)]
+        return [r for r in self.readers if r.position < landing and r.reading and patience.left(r)]
 
     async def wait_attached(self) -> None:
         """Wait until somebody attaches, or has since the upstream last entered a state."""

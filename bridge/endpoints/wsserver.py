@@ -170,7 +170,9 @@ def _has_token(request: Request, token: str) -> bool:
         if protocol.strip().startswith(TOKEN_PREFIX)
     ]
     offered += _query(request).get("token", [])
-    return any(compare_digest(word.encode(), token.encode()) for word in offered)
+    # Bytes that are no UTF-8 are surrogates, by some versions of websockets.
+    words = (word.encode(errors="surrogatepass") for word in offered)
+    return any(compare_digest(word, token.encode()) for word in words)
 
 
 def _path(request: Request) -> str:

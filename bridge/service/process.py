@@ -14,7 +14,8 @@ from bridge.endpoints.sockets import MAX_ATTACHMENTS
 
 log = logging.getLogger("ttybridge")
 
-_HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# QUIT is for whoever types ^\\ at our terminal: to die of it would lock QEMU's consoles.
+_HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2)
 
 # Upstream, PTY, raw, telnet and Unix listeners of each console, with a few clients each.
 _DESCRIPTORS_PER_CONSOLE = 9

@@ -52,6 +52,9 @@ SILENCE_LIMIT = 5.0
 # A connection that lasted so long was a good one: the next begins with the shortest delay.
 STEADY = 5.0
 
+# Bytes of answers that a server may leave unread.
+REPLIES = 64 * 1024
+
 HELD = "another client has this console; queued behind it"
 QUEUED = "queued, not served yet"
 UNSEEN = "no answer yet; most likely another client has this console"
@@ -316,7 +319,9 @@ class _Connection:
         payload = b""
         if data:
             payload, reply = self.speech.receive(data)
-            if reply:
+            if reply and len(self.transport.unsent) > REPLIES:
+                self.speech.end = End("the server asks without end, and reads no answer")
+            elif reply:
                 self.transmit(reply)
         if self.transport.ended:
             self.speech.receive_eof()
