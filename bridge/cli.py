@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bridge import __version__
 from bridge.base.errors import BridgeError, UsageError
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(arguments)
         command.finish()
     except BridgeError as error:
-        print(f"ttybridge: {error}", file=sys.stderr)
+        _complain(f"ttybridge: {error}")
         return error.exit_code
     except KeyboardInterrupt:  # before the service was up, or again while it ended
         return 130
@@ -47,6 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     else:
         return code
+
+
+def _complain(text: str) -> None:
+    """Say it on stderr; where nothing can be said, the exit code still tells."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # What is left in the buffer would be tried at the end, and change that code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _mend_streams() -> None:
@@ -64,6 +73,12 @@ def _mend_streams() -> None:
 
 class _Parser(argparse.ArgumentParser):
     """One line for a wrong command line, as for every other error."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 (as argparse)
+        if file is sys.stdout:
+            command.say(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         command.finish()  # of --help and --version
@@ -103,5 +118,8 @@ def parser() -> argparse.ArgumentParser:
     cmd_doctor.add_to(commands)
     cmd_log.add_to(commands)
     cmd_install.add_to(commands)
+    for choice in commands._choices_actions:  # noqa: SLF001 (what each add_parser() was told)
+        described = commands.choices[choice.dest]
+        described.description = f"{choice.help}.".capitalize()
     cmd_complete.add_to(commands, top)
     return top

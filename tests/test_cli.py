@@ -341,6 +341,33 @@ def test_help_and_version(user: User) -> None:
         assert re.search(rf"^ +{command} ", shown.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("check /nonexistent 2>/dev/full", 78),
+        ("bogus 2>/dev/full", 2),
+        ("check /nonexistent 2>&-", 78),
+        ("install --print >&-", 1),
+        ("--help >/dev/full", 1),
+        ("install --print >/dev/full", 1),
+    ],
+)
+def test_the_exit_code_is_right_though_nothing_can_be_said(
+    user: User, words: str, code: int
+) -> None:
+    for unbuffered in ("", "1"):
+        done = user.run(["sh", "-c", f"PYTHONUNBUFFERED={unbuffered} ttybridge {words}"])
+        assert (done.returncode, done.stdout) == (code, "")
+        assert "Traceback" not in done.stderr
+
+
+def test_check_looks_at_the_token_too(user: User, directory: Path) -> None:
+    text = f'[service]\nwebsocket_token = {{ file = "{directory}/none" }}'
+    code, message = refused(user, "check", write(directory, text))
+    assert code == 78
+    assert f"websocket token {directory}/none: No such file" in message
+
+
 def test_demo_needs_nothing(user: User, directory: Path) -> None:
     with Bridge(user, directory / "run", command="demo") as bridge:
         bridge.wait_message("^demo: ONLINE$")

@@ -285,6 +285,9 @@ def test_ports_of_the_command_line_count_up_where_none_is_set() -> None:
     assert [c.raw for c in with_ports(consoles)] == [0, 9, 0]
     with pytest.raises(UsageError, match="above 65535"):
         with_ports(consoles, raw=65535)
+    # Neighbours do not meet.
+    three = with_ports(consoles, raw=8, telnet=10)
+    assert [(c.raw, c.telnet) for c in three] == [(8, 10), (9, 12), (11, 13)]
 
 
 def test_names_and_ports_are_given_once() -> None:

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.base.errors import ConfigError, StartError
 from bridge.commands import common as command
+from bridge.endpoints import token
 
 if TYPE_CHECKING:
     from bridge.commands.common import Subparsers
@@ -19,6 +21,12 @@ def add_to(commands: "Subparsers") -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     file = arguments.file or command.default_config()
-    consoles = command.load(file).consoles
+    configuration = command.load(file)
+    if (path := configuration.service.websocket_token) is not None:
+        try:
+            token.chosen(path)
+        except StartError as error:
+            raise ConfigError(f"{file}: {error}") from error
+    consoles = configuration.consoles
     command.say(f"{file}: good, {len(consoles)} console{'s' if len(consoles) != 1 else ''}")
     return 0

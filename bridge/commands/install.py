@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = (arguments.config or command.default_config()).absolute()
     text = _unit_text(config, arguments.runtime_dir)
     if arguments.print:
-        print(text, end="")
+        command.say(text.removesuffix("\n"))
         return 0
     _check_installation()
     systemctl = _Systemctl()
@@ -93,7 +93,8 @@ def _uninstall(file: Path, *, force: bool) -> int:
     if not os.path.lexists(file):
         print(f"not installed: no {file}")
         return 0
-    _refuse_foreign(file, force=force)
+    if file.exists():  # else a link to nothing
+        _refuse_foreign(file, force=force)
     systemctl = _Systemctl()
     systemctl.call("disable", *(["--now"] if systemctl.manager else []), unit.NAME)
     file.unlink(missing_ok=True)

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shlex
+import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +56,10 @@ def add_to(commands: "Subparsers") -> None:
 
 def _service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--raw", type=command.port, metavar="PORT", help="first console's raw port; 0: none"
+        "--raw",
+        type=command.port,
+        metavar="PORT",
+        help="first console's raw port, from which the others' count up; 0: none",
     )
     parser.add_argument(
         "--telnet", type=command.port, metavar="PORT", help="the same for the telnet port"
@@ -151,13 +156,23 @@ def _as_json(places: "list[Place]") -> str:
     return "".join(json.dumps(dataclasses.asdict(place)) + "\n" for place in places)
 
 
+def _program() -> str:
+    """What a shell that has our PATH finds ttybridge by."""
+    if shutil.which("ttybridge"):
+        return "ttybridge"
+    if os.path.basename(sys.argv[0]) == "ttybridge":
+        return shlex.quote(os.path.abspath(sys.argv[0]))
+    return f"{shlex.quote(sys.executable)} -m bridge"
+
+
 def _as_table(where: str, places: "list[Place]") -> str:
+    program = _program()
     head = ("NAME", "PTY", "RAW", "TELNET", "UPSTREAM")
     rows = [head] + [(p.name, p.pty or "-", p.raw or "-", p.telnet or "-", p.url) for p in places]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     for place in places:
-        lines += ["", f"{place.name}:", f"  ttybridge attach {place.name}{where}"]
+        lines += ["", f"{place.name}:", f"  {program} attach {place.name}{where}"]
         if place.link:
             lines.append(f"  screen {shlex.quote(place.link)}")
         if place.raw:

@@ -23,7 +23,11 @@ LONGEST = 86_400.0  # at a time: poll(2) counts milliseconds in 32 bits
 
 
 def add_to(commands: "Subparsers") -> None:
-    wait = commands.add_parser("wait", help="wait until a console prints something")
+    wait = commands.add_parser(
+        "wait",
+        help="wait until a console prints something",
+        epilog=f"Exits with 0 once it was printed, {TIMED_OUT} if it was not in time.",
+    )
     wait.add_argument("name", metavar="NAME")
     wait.add_argument("regex", metavar="REGEX", help="Python's syntax; ^ and $ match at lines")
     wait.add_argument("--timeout", type=_seconds, required=True, metavar="S", help="seconds")

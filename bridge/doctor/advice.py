@@ -142,8 +142,13 @@ _STATES = {
 }
 
 
-def for_state(state: State) -> list[Hint]:
-    """For a console that is not online."""
+_UNKNOWN_HOST = "nobody knows the host by that name: mend the URL, or give the host's address"
+
+
+def for_state(state: State, reason: str = "") -> list[Hint]:
+    """For a console that is not online, for a ``reason``."""
+    if reason.startswith("host name: "):
+        return [Hint(Topic.HERE.value, "", _UNKNOWN_HOST)]
     return [Hint(Topic.VM.value, "", _STATES[state])]
 
 

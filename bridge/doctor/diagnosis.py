@@ -152,7 +152,7 @@ class Diagnosis:
 
 def unreached(patient: Patient) -> Diagnosis:
     """The console is not online."""
-    return Diagnosis(patient, for_state(patient.state))
+    return Diagnosis(patient, for_state(patient.state, patient.reason))
 
 
 def diagnose(patient: Patient, examination: Examination) -> Diagnosis:

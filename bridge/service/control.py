@@ -221,9 +221,10 @@ class Control:
         console.counts.typed = ("send", "", time.time())
         delivered = await console.deliver(data)
         if delivered < len(data):
-            raise StartError(
-                f"{console.name} is {console.state.name}: {delivered} of {len(data)} bytes sent"
+            why = (
+                f"{console.state.name} ({console.reason})" if console.reason else console.state.name
             )
+            raise StartError(f"{console.name} is {why}: {delivered} of {len(data)} bytes sent")
         return {"sent": delivered}
 
     async def _break(self, request: Request) -> Answer:

@@ -150,7 +150,9 @@ class Service:
             what = f"there is a console '{settings.name}' already"
             raise UsageError(f"{what}; give this one another name")
         check_unique([*self.settings, settings], self.websockets.settings)
-        self.bind(settings)
+        place = self.bind(settings).place
+        ways = filter(None, (place.link, place.raw, place.telnet, place.unix))
+        log.info("%s: attach at %s", place.name, ", ".join(ways) or "the control socket")
 
     def bind(
         self,

@@ -8,6 +8,7 @@ stands in the record.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -253,26 +254,31 @@ def with_ports(
 ) -> list[ConsoleSettings]:
     """Give out --raw PORT, --telnet PORT and their successors where no port was set.
 
-    0 takes the port away.
+    0 takes the port away.  Successors pass over the ports that others want.
     """
-    result = list(consoles)
+    consoles = list(consoles)
+    taken = {getattr(console, key) for console in consoles for key in PORTS} | {raw, telnet}
     for key, first in (("raw", raw), ("telnet", telnet)):
         if first is not None:
-            result = _count_up(result, key, first)
-    return result
+            consoles = _count_up(consoles, key, first, taken)
+    return consoles
 
 
-def _count_up(consoles: Iterable[ConsoleSettings], key: str, first: int) -> list[ConsoleSettings]:
-    result, port = [], first
+def _count_up(
+    consoles: Iterable[ConsoleSettings], key: str, first: int, taken: set[int | None]
+) -> list[ConsoleSettings]:
+    result = []
+    ports = (port for port in count(first) if port == first or port not in taken)
     for console in consoles:
         if getattr(console, key) != ANY_PORT:
             result.append(console)
             continue
-        if port > 65535:
+        port = next(ports) if first else None
+        if port is not None and port > 65535:
             raise UsageError(f"--{key} {first}: '{console.name}' would get a port above 65535")
-        changes: dict[str, Any] = {key: port or None}
+        taken.add(port)
+        changes: dict[str, Any] = {key: port}
         result.append(replace(console, **changes))
-        port += 1 if first else 0
     return result
 
 

@@ -63,6 +63,10 @@ LOCKED = UNSERVED + (
     "a client that left badly has locked it (rescue: 'ttybridge rescue', a byte from the guest,"
     " or system_reset)"
 )
+CROWDED = (
+    "others wait for the console, or clients that left badly have locked it (rescue:"
+    " 'ttybridge rescue')"
+)
 UNREAD = UNSERVED + "the guest has still to read what the last client typed"
 
 
@@ -126,7 +130,10 @@ class Upstream:
         try:
             connection = self._handed or await self._connect()
         except DialError as error:
-            self._tell(State.BUSY if error.full else State.WAITING, str(error))
+            if error.full:
+                self._tell(State.BUSY, f"{error}; {CROWDED}")
+            else:
+                self._tell(State.WAITING, str(error))
             return Retry.YES
         except CredentialError as error:
             self._end(End(str(error), Retry.MAYBE))

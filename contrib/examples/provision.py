@@ -11,6 +11,7 @@ the VM is gone afterwards.
 import argparse
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -55,10 +56,12 @@ async def log_in(console: api.Console) -> None:
 async def run(console: api.Console, command: str) -> tuple[str, int]:
     """Run a line of shell at the prompt; return what it prints, and its exit status."""
     # The echo of the line is no output of the command, nor are the marks in it the marks
-    # that are printed; those end with the line, lest a status of 12 be taken for 1.
-    await console.send(f"echo begin-$(:); {command}; echo end-$?", enter=True)
+    # that are printed; those end with the line, lest a status of 12 be taken for 1.  The
+    # last one may follow what does not end its line.
+    mark = secrets.token_hex(4)
+    await console.send(f"echo begin-$(:); {command}; echo {mark}-$?", enter=True)
     await console.wait_for(re.compile(r"^begin-\n", re.MULTILINE))
-    found = await console.wait_for(re.compile(r"^end-(\d+)\n", re.MULTILINE))
+    found = await console.wait_for(re.compile(mark + r"-(\d+)\n"))
     return found.before, int(found.match[1])
 
 
