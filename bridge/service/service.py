@@ -14,6 +14,7 @@ import trio
 
 from bridge.base.errors import BridgeError, StartError, UsageError
 from bridge.base.handover import Bag, Ending, Left, Record, RecordError
+from bridge.base.printable import printable
 from bridge.endpoints.websockets import WebSockets
 from bridge.kernel import succession
 from bridge.service import process
@@ -152,7 +153,8 @@ class Service:
         check_unique([*self.settings, settings], self.websockets.settings)
         place = self.bind(settings).place
         ways = filter(None, (place.link, place.raw, place.telnet, place.unix))
-        log.info("%s: attach at %s", place.name, ", ".join(ways) or "the control socket")
+        where = printable(", ".join(ways), 1000)
+        log.info("%s: attach at %s", place.name, where or "the control socket")
 
     def bind(
         self,
