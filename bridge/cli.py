@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_log.add_to(commands)
     cmd_install.add_to(commands)
     for choice in commands._choices_actions:  # noqa: SLF001 (what each add_parser() was told)
-        described = commands.choices[choice.dest]
-        described.description = f"{choice.help}.".capitalize()
+        text = choice.help or ""
+        commands.choices[choice.dest].description = f"{text[:1].upper()}{text[1:]}."
     cmd_complete.add_to(commands, top)
     return top

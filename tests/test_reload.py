@@ -319,15 +319,23 @@ def test_vms_are_bridged_as_they_come_and_retired_as_they_go(
 def test_a_console_that_was_found_can_be_named_in_the_file(
     user: User, directory: Path, boot: Boot
 ) -> None:
-    """And is the user's from then on: it stays when its VM goes."""
+    """And is the user's from then on: it stays when its VM goes.  Its clients do not notice."""
     filed = Filed(user, directory)
     filed.write("[service]\ndiscover = true\n")
     with filed.bridge() as bridge:
         vm = boot("echo", name="vm")
         bridge.wait_message("vm: ONLINE")
         filed.write("[service]\ndiscover = true\n" + console("vm", vm.url, "unix = true"))
-        assert filed.reload()["added"] == ["vm"]
-        bridge.wait_message("vm: ONLINE", after=len(bridge.messages) - 1)
+        before = bridge.status("vm")
+        host, _, port = before["raw"].rpartition(":")
+        with Client((host, int(port))) as client:
+            client.reach_echo()
+            assert filed.reload()["changed"] == ["vm"]
+            client.type(b"k")
+            client.read_until(b"k")
+        after = bridge.status("vm")
+        assert after["unix"] is not None
+        assert (after["pty"], after["connections"]) == (before["pty"], before["connections"])
         vm.kill()
         boot("echo", name="other")
         bridge.wait_message("other: ONLINE")

@@ -2,7 +2,7 @@
 
 metrics      * figures for Prometheus
 looplag        how late the loop is
-outlet         where that leaves the process
+outlet         where messages leave the process, without waiting
 messages       what is said on stderr
 guest        * the machine behind the built-in console
 demo           the built-in console

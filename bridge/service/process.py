@@ -14,7 +14,7 @@ from bridge.endpoints.sockets import MAX_ATTACHMENTS
 
 log = logging.getLogger("ttybridge")
 
-# QUIT is for whoever types ^\\ at our terminal: to die of it would lock QEMU's consoles.
+# QUIT is for whoever types ^\ at our terminal: to die of it would lock QEMU's consoles.
 _HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2)
 
 # Upstream, PTY, raw, telnet and Unix listeners of each console, with a few clients each.

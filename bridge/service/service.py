@@ -200,18 +200,17 @@ class Service:
         async with self._changing:
             await self._settle()
             configuration = self._reread()
-            mine = {settings.name for settings in configuration.consoles}
-            found = mine & set(self._discovery.names)  # and now named by the user himself
+            names = {settings.name for settings in configuration.consoles}
+            found = names & set(self._discovery.names) & self._running.keys()
             others = [
                 r.bridged.settings
                 for name, r in self._running.items()
                 if r.filed is None and name not in found
             ]
             check_unique([*others, *configuration.consoles], configuration.service)
-            for name in found:
+            for name in found:  # and now named by the user: it becomes what he wants of it
                 self._discovery.relinquish(name)
-                if (running := self._running.get(name)) is not None:
-                    await running.end()
+                self._running[name].filed = self._running[name].bridged.settings
             return await self._become(configuration)
 
     async def _become(self, configuration: Configuration) -> Reloaded:
@@ -249,7 +248,8 @@ class Service:
                     # One that was there must not be gone because its port is taken.
                     partly = name in plan.replaced
                     bridged = self.bind(plan.wanted[name], filed[name], partly=partly)
-                    done.errors.extend(filter(None, [bridged.unbound]))
+                    if bridged.unbound:
+                        done.errors.append(bridged.unbound)
             except StartError as error:
                 done.errors.append(str(error))
         return done

@@ -97,10 +97,11 @@ class Bridge:
             assert found, f"no message {pattern!r} within {limit:g} s in {self._lines}"
             return found
 
-    def status(self) -> dict[str, Any]:
-        """What the control socket tells of the first console."""
+    def status(self, name: str | None = None) -> dict[str, Any]:
+        """What the control socket tells of a console, the first one without a ``name``."""
         with Client(self.directory) as client:
-            console: dict[str, Any] = client.ask("status")["consoles"][0]
+            which = {"name": name} if name is not None else {}
+            console: dict[str, Any] = client.ask("status", **which)["consoles"][0]
             return console
 
     def wait_attached(self, count: int = 1) -> None:
