@@ -13,7 +13,7 @@ import trio.testing
 from bridge.base.handover import Bag, Ending
 from bridge.console.attach import Attachment
 from bridge.console.channel import FdChannel
-from bridge.console.console import Console
+from bridge.console.console import KEYS, TOTAL_LIMIT, Console
 from bridge.console.manners import Kind, Manners
 from bridge.console.pacing import Input, Pacer
 from bridge.console.patience import PATIENCE
@@ -252,6 +252,20 @@ async def test_what_a_client_typed_before_leaving_is_sent() -> None:
     line.clear = True
     hub.kick()
     assert line.sent == b"last words"
+
+
+async def test_keys_are_taken_though_others_have_pasted_all_there_is_room_for() -> None:
+    hub, line = console()
+    line.clear = False
+    hub.requeue(InputQueue(), bytes(TOTAL_LIMIT))
+    async with attached(hub) as client:
+        await client.send_all(b"\x03" + b"y" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+        assert hub.pending == TOTAL_LIMIT + KEYS
+    async with attached(hub) as client:
+        await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not hub.readers
 
 
 async def test_input_is_discarded_and_counted_without_a_guest() -> None:

@@ -309,10 +309,10 @@ class Attachment:
     async def _read_input(self) -> None:
         """Read until the end of input.  An OSError then means the client is gone."""
         while not self._input_ended:
-            await self._console.wait_room(self._queue)
+            room = await self._console.wait_room(self._queue)
             await trio.lowlevel.wait_readable(self.channel.fd)
             try:
-                data = self.channel.read(self._queue.room)
+                data = self.channel.read(room)
             except BlockingIOError:
                 continue
             except OSError:

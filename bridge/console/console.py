@@ -24,12 +24,15 @@ from bridge.console.ends import Line, Reader
 from bridge.console.history import MARKS, Counts, Mark
 from bridge.console.pacing import Pacer
 from bridge.console.patience import Patience
-from bridge.console.queue import QUEUE_LIMIT, InputQueue, Told
+from bridge.console.queue import InputQueue, Told
 from bridge.console.scrollback import Scrollback
 from bridge.console.states import State
 
 # What all typists of a console together may have typed ahead, those included who have left.
 TOTAL_LIMIT = 256 * 1024
+
+# And what each may even then.
+KEYS = 16
 
 # A guest that has bytes to read when the BREAK comes takes one of them for it: QEMU has one
 # flag for the whole FIFO.  So it is sent when the guest has had time to read them, and what
@@ -283,18 +286,27 @@ class Console:
 
     async def deliver(self, data: bytes) -> int:
         """Type ``data`` of any length; return how much of it was sent, when that is known."""
-        queue = InputQueue()
-        for at in range(0, len(data), QUEUE_LIMIT):
-            await self.wait_room(queue)
-            self.offer(queue, data[at : at + QUEUE_LIMIT])
+        queue, at = InputQueue(), 0
+        while at < len(data):
+            room = await self.wait_room(queue)
+            self.offer(queue, data[at : at + room])
+            at += room
             while queue:
                 await self._wait_taken()
         return len(data) - queue.dropped
 
-    async def wait_room(self, queue: InputQueue) -> None:
-        """Wait until ``queue`` may be put to: the back-pressure to the typist."""
-        while queue.room <= 0 or self.pending >= TOTAL_LIMIT:
+    async def wait_room(self, queue: InputQueue) -> int:
+        """Wait until ``queue`` may be put to, and return how much: the back-pressure to the typist.
+
+        Some keys always are: a ^C is not to wait for what others have pasted, nor is it to
+        go unnoticed that a client has closed.
+        """
+        while (room := self._room(queue)) <= 0:
             await self._wait_taken()
+        return room
+
+    def _room(self, queue: InputQueue) -> int:
+        return queue.room if self.pending < TOTAL_LIMIT else KEYS - len(queue)
 
     async def _wait_taken(self) -> None:
         if self._taken.is_set():
