@@ -259,13 +259,34 @@ async def test_keys_are_taken_though_others_have_pasted_all_there_is_room_for() 
     line.clear = False
     hub.requeue(InputQueue(), bytes(TOTAL_LIMIT))
     async with attached(hub) as client:
-        await client.send_all(b"\x03" + b"y" * 100)
+        await client.send_all(b"\x03")
+        await trio.testing.wait_all_tasks_blocked()
+        assert hub.pending == TOTAL_LIMIT + 1
+        await client.send_all(b"y" * 100)
         await trio.testing.wait_all_tasks_blocked()
         assert hub.pending == TOTAL_LIMIT + KEYS
     async with attached(hub) as client:
         await client.aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert not hub.readers
+
+
+async def test_the_first_read_is_seen_whole_whoever_has_pasted() -> None:
+    """A web page's request is known by its first line."""
+    hub, line = console()
+    line.clear = False
+    hub.requeue(InputQueue(), bytes(TOTAL_LIMIT))
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    seen: list[bytes] = []
+    with ours, theirs:
+        theirs.sendall(b"POST /a/long/path HTTP/1.1\r\n")
+        channel = FdChannel(trio.socket.from_stdlib_socket(ours), inspect=seen.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Attachment(hub, channel, RAW).run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert seen == [b"POST /a/long/path HTTP/1.1\r\n"]
 
 
 async def test_input_is_discarded_and_counted_without_a_guest() -> None:

@@ -151,6 +151,8 @@ def test_a_directory_that_was_made_anew_is_the_newer_services(user: User, direct
         shutil.rmtree(run)
         with Bridge(user, run, "--config", config) as newer:
             newer.places  # noqa: B018
+            older.process.send_signal(signal.SIGUSR2)
+            older.wait_message("not handed over: .* has been removed")
             assert older.stop() == 0
             done = user.run(["ttybridge", "path", "vm1", "--runtime-dir", run])
             assert done.stdout == f"{run}/vm1\n"

@@ -176,6 +176,8 @@ def test_without_a_log_it_says_how_to_have_one(user: User, directory: Path) -> N
     [
         (["--grep", "("], r"--grep '\(': missing \)"),
         (["--grep", "a{99999999999}"], r"--grep 'a\{9+\}': the repetition number is too large"),
+        (["--grep", "a{" + "9" * 5000 + "}"], r"--grep 'a\{9+\.\.\.': Exceeds the limit"),
+        (["--grep", "[[a"], r"--grep '\[\[a': unterminated"),
         (["--grep", "(" * 5000], r"--grep '\(+\.\.\.': "),
         (["--since", "yesterdayish"], "--since: found 'yesterdayish'; allowed: 90s, 10min"),
         (["--frob"], r"unrecognized arguments: --frob \(see ttybridge log --help\)"),

@@ -93,6 +93,8 @@ def test_every_key_and_its_default() -> None:
         ),
         ("= 1", "f: not TOML: "),
         ("a = " + 20_000 * "[", "f: not TOML: "),
+        (3_000 * "a." + "a = 1", "f: a: unknown key"),
+        ("[defaults]\nscrollback = -9223372036854775808", "f: defaults.scrollback: found -9"),
         ("a = " + 5_000 * "9", "f: not TOML: "),
         (f"[consoles.vm]\nurl = 0x{5_000 * 'f'}", "f: not TOML: a number beyond 64 bits"),
         ("[defaults]\na = [{ b = 9223372036854775808 }]", "f: not TOML: a number beyond 64 bits"),
@@ -288,6 +290,7 @@ def test_ports_of_the_command_line_count_up_where_none_is_set() -> None:
     # Neighbours do not meet.
     three = with_ports(consoles, raw=8, telnet=10)
     assert [(c.raw, c.telnet) for c in three] == [(8, 10), (9, 12), (11, 13)]
+    assert [c.raw for c in with_ports(consoles, raw=4001, websocket=4002)] == [4001, 9, 4003]
 
 
 def test_names_and_ports_are_given_once() -> None:

@@ -1,12 +1,15 @@
 """What another user of this machine may call a QEMU, and what he may have it say."""
 
+import fcntl
 import json
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -114,6 +117,26 @@ def test_files_that_are_none_are_not_opened(tmp_path: Path) -> None:
     for path in (str(tmp_path), "/dev/null", "nothing", "with\0zero"):
         assert processes.read_file_of(os.getpid(), path) is None
     assert processes.descriptors_of(os.getpid()) == before
+
+
+def test_a_lease_on_a_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Who opens the file waits 45 s for its holder to let go, else (fcntl(2), F_SETLEASE)."""
+    file = tmp_path / "config"
+    file.write_text("text")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the holder is told by
+    try:
+        with file.open("r+") as held:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            began = time.monotonic()
+            assert processes.read_file_of(os.getpid(), str(file)) is None
+            assert time.monotonic() - began < 10
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_command_line_beyond_all_bounds_is_no_machines() -> None:
+    with pretender(os.geteuid(), *[b"-chardev", b""] * 5000) as process:
+        assert not [vm for vm in Vms().look() if vm.process.pid == process.pid]
 
 
 def test_a_terminal_in_a_command_line_is_not_made_ours() -> None:

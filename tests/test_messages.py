@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.service import messages
-from bridge.service.outlet import LIMIT, Outlet
+from bridge.service.saying import Saying
 from tests.support.bridge import Bridge
 from tests.support.terminal import Terminal
 from tests.support.user import User
@@ -139,20 +140,53 @@ def test_a_terminal_that_is_stopped_stops_no_console(user: User, directory: Path
             terminal.wait_for(f"vm{number}: WAITING")
 
 
-def test_who_reads_nothing_costs_a_bounded_memory_and_is_told(tmp_path: Path) -> None:
+def log_to(handler: logging.Handler, text: str) -> None:
+    handler.emit(logging.makeLogRecord({"msg": text}))
+
+
+def test_who_reads_nothing_costs_a_bounded_memory_and_is_told() -> None:
     reading, writing = os.pipe()
-    outlet = Outlet(writing, "utf-8")
+    handler = Saying(writing, "utf-8")
     for number in range(10_000):
-        outlet.emit(logging.makeLogRecord({"msg": f"message {number:08}"}))
+        log_to(handler, f"message {number:08}")
     seen = b""
-    while len(seen) < LIMIT:
+    while b"more" not in seen:
         seen += os.read(reading, 1 << 16)
-        outlet.emit(logging.makeLogRecord({"msg": "more"}))
+        log_to(handler, "more")
     os.close(writing)
     while data := os.read(reading, 1 << 16):
         seen += data
     os.close(reading)
     lines = seen.decode().splitlines()
-    first = lines.index("more")
-    assert lines[: first - 1] == [f"message {number:08}" for number in range(first - 1)]
-    assert lines[first - 1] == f"({10_000 - (first - 1)} messages lost)"
+    (loss,) = [n for n, line in enumerate(lines) if "lost" in line]
+    assert lines[:loss] == [f"message {number:08}" for number in range(loss)]
+    assert lines[loss] == f"({10_000 - loss} messages lost)"
+    assert set(lines[loss + 1 :]) <= {"more"}
+
+
+async def test_what_is_lost_is_told_without_another_message() -> None:
+    reading, writing = os.pipe()
+    handler = Saying(writing, "utf-8")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handler.run)
+        for number in range(10_000):
+            log_to(handler, f"message {number:08}")
+        seen = b""
+        with trio.fail_after(20):
+            while b"messages lost" not in seen:
+                await trio.lowlevel.wait_readable(reading)
+                seen += os.read(reading, 1 << 16)
+        nursery.cancel_scope.cancel()
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_terminal_that_nobody_reads_is_not_waited_for() -> None:
+    """It polls as writable as long as it has any room, and then a write waits for more."""
+    master, slave = os.openpty()
+    handler = Saying(slave, "utf-8")
+    for number in range(10_000):
+        log_to(handler, f"message {number:08}")
+    assert os.read(master, 1 << 16).startswith(b"message 00000000")
+    os.close(slave)
+    os.close(master)

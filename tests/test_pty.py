@@ -285,6 +285,18 @@ def test_an_exclusive_visit_that_is_over_before_it_is_noticed(user: User, bridge
     eventually(lambda: user.run(["stty", "-F", bridge.link]).returncode == 0)
 
 
+def test_one_that_a_login_has_taken_for_itself_is_replaced(user: User, bridge: Bridge) -> None:
+    if not user.other:
+        pytest.skip("only root can give a terminal away")
+    before = bridge.status()["pty"]
+    slave = os.open(bridge.link, os.O_RDWR | os.O_NOCTTY)
+    os.fchown(slave, 0, 0)  # as login(1) does
+    os.fchmod(slave, 0o600)
+    os.close(slave)
+    eventually(lambda: user.run(["stty", "-F", bridge.link]).returncode == 0)
+    assert bridge.status()["pty"] == before  # the number is free again
+
+
 def test_a_paste_that_is_still_being_typed_shuts_nobody_out(user: User, directory: Path) -> None:
     """Nor does what its client left unread, and how it left the PTY, reach the next one."""
     with Fake("deaf") as vm, Bridge(user, directory / "run", f"vm={vm.url}") as bridge:

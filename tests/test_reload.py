@@ -214,6 +214,10 @@ def test_a_console_that_is_replaced_is_not_lost_to_a_taken_port(filed: Filed) ->
             assert filed.names() == ["vm"]
             assert bridge.status()["raw"] is None
             assert bridge.link.is_char_device()
+            with Control(filed.run) as control:
+                control.ask("exec")
+            assert filed.names() == ["vm"]
+            assert bridge.link.is_char_device()
             other.close()
             assert filed.reload() == {"added": [], "removed": [], "changed": ["vm"], "errors": []}
             assert bridge.status()["raw"] == f"127.0.0.1:{port}"

@@ -28,6 +28,8 @@ ANY = "server=on,wait=off"
 class Notes:
     """A service in name only: it connects to nothing."""
 
+    changing = False
+
     def __init__(self) -> None:
         self.bridged: dict[str, ConsoleSettings] = {}
         self.told: list[str] = []
@@ -240,6 +242,8 @@ def nc_to(port: int) -> "subprocess.Popen[bytes]":
 
 class Real:
     """The service itself, as Discovery is to see it."""
+
+    changing = False
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,13 @@ def some_path(text: str) -> Path:
 
 def directory(arguments: argparse.Namespace) -> Path:
     """The runtime directory that ``arguments`` mean."""
-    chosen: Path = arguments.runtime_dir or default_directory()
+    return absolute(arguments.runtime_dir or default_directory())
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root; raises StartError."""
     try:
-        return chosen.absolute()
+        return path.absolute()
     except FileNotFoundError as error:
         raise StartError("the directory that we stand in has been removed") from error
 
@@ -86,8 +91,9 @@ def say_no_more() -> None:
 def pattern(text: str, what: str, flags: int = 0) -> re.Pattern[str]:
     """The regular expression ``text``, which the user gave as ``what``; raises UsageError."""
     try:
-        return re.compile(text, flags)
-    except (re.error, OverflowError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of what Python may mean by it one day
+            return re.compile(text, flags)
+    except (re.error, OverflowError, ValueError) as error:
         raise UsageError(f"{what} '{printable(text)}': {error}") from None
     except RecursionError:
         raise UsageError(f"{what} '{printable(text)}': nested too deep") from None

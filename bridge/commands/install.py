@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     file = config_home() / "systemd" / "user" / unit.NAME
     if arguments.uninstall:
         return _uninstall(file, force=arguments.force)
-    config = (arguments.config or command.default_config()).absolute()
+    config = command.absolute(arguments.config or command.default_config())
     text = _unit_text(config, arguments.runtime_dir)
     if arguments.print:
         command.say(text.removesuffix("\n"))
@@ -110,7 +110,7 @@ def _unit_text(config: Path, runtime_dir: Path | None) -> str:
     words = [sys.executable, "-P", "-X", "faulthandler", "-m", "bridge", "run"]
     words += ["--config", str(config)]
     if runtime_dir is not None:
-        words += ["--runtime-dir", str(runtime_dir.absolute())]
+        words += ["--runtime-dir", str(command.absolute(runtime_dir))]
     from importlib import resources
 
     template = resources.files("bridge.systemd").joinpath(unit.NAME).read_text(encoding="utf-8")

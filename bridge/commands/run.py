@@ -97,7 +97,10 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
     read = partial(_read, file, discover=arguments.discover)
     filed = read()
     consoles = config.with_ports(
-        [*given, *filed.consoles], raw=arguments.raw, telnet=arguments.telnet
+        [*given, *filed.consoles],
+        raw=arguments.raw,
+        telnet=arguments.telnet,
+        websocket=filed.service.websocket,
     )
     config.check_unique(consoles, filed.service)
     if file is not None and not file.is_file():
@@ -161,7 +164,7 @@ def _program() -> str:
     if shutil.which("ttybridge"):
         return "ttybridge"
     if os.path.basename(sys.argv[0]) == "ttybridge":
-        return shlex.quote(os.path.abspath(sys.argv[0]))
+        return shlex.quote(str(command.absolute(Path(sys.argv[0]))))
     return f"{shlex.quote(sys.executable)} -m bridge"
 
 

@@ -88,8 +88,8 @@ class Attachment:
         self._line_start: int | None = self.position  # where the cursor stands at one for sure
         self._told = console.marked
         self.held = self._blocked = held
-        self.lost = False
-        """What was written last, nobody was there to read."""
+        self.hung_up = False
+        """A write has told that nobody is there."""
         self._resumed = False
         self._wait_to_write = trio.Event()
         self._scope = trio.CancelScope()
@@ -201,12 +201,12 @@ class Attachment:
         self._told = console.marked
         if console.state is not State.ONLINE:
             self._say(sentence(console.name, console.url, console.state, console.reason))
-        self.held = self._blocked = self.lost = False
+        self.held = self._blocked = self.hung_up = False
         self.push()
 
     @property
     def reading(self) -> bool:
-        return not (self.held or self.lost)
+        return not (self.held or self.hung_up)
 
     def hold(self) -> None:
         """Write nothing until ``begin``: the client is gone, another may come."""
@@ -228,7 +228,7 @@ class Attachment:
         except OSError:
             # EPIPE, ECONNRESET, EIO: nobody reads any more.  What was typed before is still
             # to be taken; its end is the end of the attachment.
-            self._blocked = self.lost = True
+            self._blocked = self.hung_up = True
 
     def _push(self) -> None:
         console, ring = self._console, self._console.scrollback
@@ -310,6 +310,8 @@ class Attachment:
         """Read until the end of input.  An OSError then means the client is gone."""
         while not self._input_ended:
             room = await self._console.wait_room(self._queue)
+            if self.typed_at is None:
+                room = QUEUE_LIMIT  # the first read tells a web page's: it needs its first line
             await trio.lowlevel.wait_readable(self.channel.fd)
             try:
                 data = self.channel.read(room)
@@ -322,8 +324,13 @@ class Attachment:
                 self._input_ended = True
 
     def take_rest(self) -> bool:
-        """Take what a client who is gone has typed, and end ``run``; False if it is too much."""
-        while self._console.pending < TOTAL_LIMIT:
+        """Take what a client who is gone has typed, and end ``run``; False if it is too much.
+
+        Without a guest, who types it away, it might come without end: from the next client.
+        """
+        for _ in range(TOTAL_LIMIT // QUEUE_LIMIT):
+            if self._console.pending >= TOTAL_LIMIT:
+                break
             try:
                 data = self.channel.read(QUEUE_LIMIT)
             except OSError:  # the end; or nothing, and the next client is there

@@ -80,7 +80,7 @@ class Pty:
         return pty
 
     def unlock(self) -> None:
-        """Let clients open one that was created; who does not watch it before, misses some."""
+        """Let clients open one that was created.  From now on it must be watched: they may be quick."""
         fcntl.ioctl(self.fd, _TIOCSPTLCK, struct.pack("=i", 0))
         os.close(os.open(self.path, _OPEN_SLAVE))  # from now on POLLHUP means nobody
 
@@ -143,9 +143,10 @@ class Pty:
             # The master can flush only a part of what the slave would read.
             slave = os.open(self.path, _OPEN_SLAVE)
         except OSError as error:
-            # TIOCEXCL survives, and TIOCNXCL on the master does not help.  Otherwise the
-            # next client is there already, or (EMFILE) what was left must stay.
-            return error.errno != errno.EBUSY or self.attached
+            # TIOCEXCL survives, and TIOCNXCL on the master does not help; a login has given
+            # the slave to somebody else.  Otherwise the next client is there already, or
+            # (EMFILE) what was left must stay.
+            return error.errno not in {errno.EBUSY, errno.EACCES} or self.attached
         try:
             termios.tcflush(slave, termios.TCIFLUSH)
             termios.tcflow(slave, termios.TCOON)  # a client's TCOOFF outlives it
@@ -244,7 +245,7 @@ class PtyEndpoint:
 
     def _install(self, pty: Pty, *, new: bool = False) -> None:
         try:
-            self._presence.watch(pty.path, self._stir)
+            self._watch = self._presence.watch(pty.path, self._stir)
             if new:
                 pty.unlock()
             self._link.point_to(pty.path)
@@ -270,8 +271,8 @@ class PtyEndpoint:
 
     async def _clean(self) -> None:
         """Leave nothing of one client for the next, if need be by a new PTY."""
-        with self._presence.ignoring(self._pty.path):
-            clean = self._pty.scrub()
+        clean = self._pty.scrub()
+        self._presence.deliver(but=self._watch)  # its own open and close are nobody's visit
         if not clean:
             await self._replace()
 
@@ -300,15 +301,15 @@ class PtyEndpoint:
         """Let output begin when the client has flushed; end the session when it has closed.
 
         ``cat file > link`` closes long before its last byte is sent: the rest goes on from
-        the input queue.  Only where that is full, behind a guest that takes nothing, the
-        session goes on, with whoever opens the PTY meanwhile.
+        the input queue.  Only where all typists together have as much waiting as may be,
+        the session goes on, with whoever opens the PTY meanwhile.
         """
         while True:
             if attachment.held:
                 await self._wait_quiet()
                 attachment.begin()
-            # Lost: one has closed, and another has opened it since.
-            while not (self._pty.hung_up() or attachment.lost):
+            # The attachment may know better: one has closed, and another opened it since.
+            while not (self._pty.hung_up() or attachment.hung_up):
                 await self._wait_stirred()
             attachment.hold()
             if attachment.take_rest():

@@ -4,8 +4,7 @@ An inotify event is only a reason to look: the kernel merges equal events, so th
 be counted.  (A user may have 128 inotify instances, but thousands of watches.)
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Self
 
 import trio
@@ -27,30 +26,28 @@ class Presence:
     def __exit__(self, *_: object) -> None:
         self._inotify.close()
 
-    def watch(self, path: str, callback: Callable[[], None]) -> None:
-        """Call ``callback`` after each open and close of ``path``, until the file is gone."""
-        self._callbacks[self._inotify.add_watch(path, _MASK)] = callback
+    def watch(self, path: str, callback: Callable[[], None]) -> int:
+        """Call ``callback`` after each open and close of ``path``, until the file is gone.
 
-    @contextmanager
-    def ignoring(self, path: str) -> Iterator[None]:
-        """Meanwhile nobody is called back for a watched ``path``.
-
-        The watch stays, with another mask: a new one might not be had.
+        Returns the watch's number.
         """
-        self._inotify.add_watch(path, flags.DELETE_SELF)
-        try:
-            yield
-        finally:
-            self._inotify.add_watch(path, _MASK)
+        watch: int = self._inotify.add_watch(path, _MASK)
+        self._callbacks[watch] = callback
+        return watch
 
     async def run(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._inotify.fileno())
-            for event in self._inotify.read(timeout=0):
-                if event.mask & flags.IGNORED:  # the file, and the watch with it, is gone
-                    self._callbacks.pop(event.wd, None)
-                elif event.wd in self._callbacks:
+            self.deliver()
+
+    def deliver(self, *, but: int | None = None) -> None:
+        """Call back for what has come so far; not for the watch ``but``: that was ourselves."""
+        for event in self._inotify.read(timeout=0):
+            if event.mask & flags.IGNORED:  # the file, and the watch with it, is gone
+                self._callbacks.pop(event.wd, None)
+            elif event.wd in self._callbacks:
+                if event.wd != but:
                     self._callbacks[event.wd]()
-                elif event.mask & flags.Q_OVERFLOW:
-                    for callback in tuple(self._callbacks.values()):
-                        callback()
+            elif event.mask & flags.Q_OVERFLOW:
+                for callback in tuple(self._callbacks.values()):
+                    callback()

@@ -108,6 +108,11 @@ class RuntimeDirectory:
         if self._is_there():
             (self.path / CONTROL).unlink(missing_ok=True)
 
+    @property
+    def obstacle(self) -> str:
+        """Why nobody can go on in it; empty if somebody can."""
+        return "" if self._is_there() else f"{self.path} has been removed; start it anew"
+
     def _is_there(self) -> bool:
         """Our lock is the one that others meet at ``path``."""
         try:
@@ -194,7 +199,7 @@ class Link:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._target = ""
+        self._target: str | None = None
 
     def point_to(self, target: str) -> None:
         """Raises OSError, and where something else of the name is there."""
@@ -211,7 +216,7 @@ class Link:
 
     def remove(self) -> None:
         """Unless it is another's by now."""
-        if _leads_to(self.path) != self._target:
+        if self._target is None or _leads_to(self.path) != self._target:
             return
         try:
             self.path.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 metrics      * figures for Prometheus
 looplag        how late the loop is
-outlet         where messages leave the process, without waiting
+outlet         where what is said leaves the process, without waiting
+saying         how messages get there
 messages       what is said on stderr
 guest        * the machine behind the built-in console
 demo           the built-in console

@@ -1,11 +1,9 @@
 """What the service says on standard output when all is bound: however late that is read."""
 
 import logging
-import os
-import select
 import sys
 
-import trio
+from bridge.service.outlet import Outlet
 
 log = logging.getLogger("ttybridge")
 
@@ -13,13 +11,10 @@ _OUTPUT = 1
 
 
 class Announcement:
-    """Written as fast as it is read; the loop never waits for whoever should read it.
+    """Written as fast as it is read; the loop never waits for whoever should read it."""
 
-    The descriptor is shared with others, so it is not ours to make non-blocking.
-    """
-
-    def __init__(self, rest: bytes = b"") -> None:
-        self.rest = rest
+    def __init__(self) -> None:
+        self.rest = b""
         """What has not been written yet."""
 
     def say(self, text: str) -> None:
@@ -29,19 +24,12 @@ class Announcement:
 
     async def run(self) -> None:
         """Write it; what goes wrong is said, and the consoles are served all the same."""
+        outlet = Outlet(_OUTPUT)
+        outlet.rest = self.rest
         try:
-            while self.rest:
-                await _wait_writable()
-                # PIPE_BUF: a pipe that can be written to takes so much without blocking.
-                written = os.write(_OUTPUT, self.rest[: select.PIPE_BUF])
-                self.rest = self.rest[written:]
+            await outlet.drain()
         except OSError as error:
             log.warning("standard output: %s", error.strerror)
-            self.rest = b""
-
-
-async def _wait_writable() -> None:
-    try:
-        await trio.lowlevel.wait_writable(_OUTPUT)
-    except PermissionError:  # EPERM, of epoll(7): a file, which is always ready
-        await trio.lowlevel.checkpoint()
+            outlet.rest = b""
+        finally:
+            self.rest = outlet.rest  # for the next process

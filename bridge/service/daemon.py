@@ -16,7 +16,7 @@ from bridge.base.errors import StartError
 from bridge.base.handover import Bag, Ending, Record
 from bridge.console.states import State
 from bridge.kernel import succession
-from bridge.service import outlet
+from bridge.service import saying
 from bridge.service.announcement import Announcement
 from bridge.service.bridged import Place
 from bridge.service.control import Control
@@ -114,7 +114,7 @@ class _Daemon:
             if not self.heritage:
                 self.announcement.say(announce(service.places))
             nursery.start_soon(self.announcement.run)
-            nursery.start_soon(outlet.run)
+            nursery.start_soon(saying.run)
             self.supervision.ready()
             if self.heritage.stored and self.plan.reread is not None:
                 nursery.start_soon(partial(service.reload_and_say, nothing=False))

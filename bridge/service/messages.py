@@ -36,8 +36,8 @@ def event(level: int, message: str, **fields: object) -> None:
 
 def set_up(level: str = "info", stream: TextIO | None = None) -> None:
     """Send what is logged, from ``level`` on, to ``stream``; stderr by default."""
-    handler = _handler(stream)
     stream = stream or sys.stderr
+    handler = _handler(stream)
     handler.setFormatter(_Formatter(priorities=is_journal(stream)))
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -46,15 +46,13 @@ def set_up(level: str = "info", stream: TextIO | None = None) -> None:
     root.setLevel(level.upper())
 
 
-def _handler(stream: TextIO | None) -> logging.Handler:
-    from bridge.service.outlet import Outlet  # which imports trio
+def _handler(stream: TextIO) -> logging.Handler:
+    from bridge.service.saying import Saying  # which imports trio
 
-    if stream is None:
-        try:
-            return Outlet(sys.stderr.fileno(), sys.stderr.encoding)
-        except (OSError, ValueError):  # no file at all
-            stream = sys.stderr
-    return logging.StreamHandler(stream)
+    try:
+        return Saying(stream.fileno(), stream.encoding)
+    except (OSError, ValueError):  # no file at all
+        return logging.StreamHandler(stream)
 
 
 def is_journal(stream: TextIO) -> bool:

@@ -22,12 +22,7 @@ from bridge.service.bridged import BridgedConsole, Place
 from bridge.service.looplag import LoopLag
 from bridge.service.parts import Common
 from bridge.service.running import Running
-from bridge.settings.config import (
-    Configuration,
-    ConsoleSettings,
-    check_unique,
-    console,
-)
+from bridge.settings.config import Configuration, ConsoleSettings, check_unique, console
 from bridge.settings.reload import Reloaded, difference
 from bridge.settings.url import UpstreamUrl
 from bridge.systemd.keeping import Heir
@@ -154,7 +149,7 @@ class Service:
         place = self.bind(settings).place
         ways = filter(None, (place.link, place.raw, place.telnet, place.unix))
         where = printable(", ".join(ways), 1000)
-        log.info("%s: attach at %s", place.name, where or "the control socket")
+        log.info("%s: attach %s", place.name, f"at {where}" if where else "by its name")
 
     def bind(
         self,
@@ -175,6 +170,8 @@ class Service:
         bridged = BridgedConsole(settings, self._common, left, partly=partly)
         self._running[settings.name] = running = Running(bridged, filed, given)
         self._common.changed()
+        if bridged.unbound:
+            log.error("%s", bridged.unbound)
         if self._nursery is not None:
             self._nursery.start_soon(self._run_console, running)
         return bridged
@@ -298,6 +295,11 @@ class Service:
         return console(name, table, self._defaults)
 
     @property
+    def changing(self) -> bool:
+        """Consoles are being changed: what is missing now may be about to come."""
+        return self._changing.locked()
+
+    @property
     def settings(self) -> Collection[ConsoleSettings]:
         """Of all consoles."""
         return [running.bridged.settings for running in self._running.values()]
@@ -318,7 +320,7 @@ class Service:
 
         Raises StartError where that cannot be, and ConfigError where it would not start.
         """
-        if why := self.tied or succession.obstacle():
+        if why := self.tied or self.runtime.obstacle or succession.obstacle():
             raise StartError(f"not handed over: {why}")
         if self._reread is not None:
             self._reread()
@@ -360,7 +362,8 @@ class Service:
             if each["given"] and settings not in given:
                 continue
             filed = console(each["name"], each["filed"]) if each["filed"] is not None else None
-            self.bind(settings, filed, (each["bridged"], bag), given=each["given"])
+            # Partly: a reload may have met already what another program has taken.
+            self.bind(settings, filed, (each["bridged"], bag), given=each["given"], partly=True)
         self._removed = record["removed"]
         for settings in given:
             removed = self._removed.get(settings.name) == dict(settings.source)

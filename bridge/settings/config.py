@@ -6,9 +6,9 @@ stands in the record.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -250,33 +250,39 @@ PORTS = ("raw", "telnet", "raw_readonly")
 
 
 def with_ports(
-    consoles: Iterable[ConsoleSettings], *, raw: int | None = None, telnet: int | None = None
+    consoles: Iterable[ConsoleSettings],
+    *,
+    raw: int | None = None,
+    telnet: int | None = None,
+    websocket: int | None = None,
 ) -> list[ConsoleSettings]:
     """Give out --raw PORT, --telnet PORT and their successors where no port was set.
 
-    0 takes the port away.  Successors pass over the ports that others want.
+    0 takes the port away.  Successors pass over what others want, the ``websocket`` too.
     """
-    consoles = list(consoles)
-    taken = {getattr(console, key) for console in consoles for key in PORTS} | {raw, telnet}
+    result = list(consoles)
+    taken = {getattr(console, key) for console in result for key in PORTS}
+    taken |= {raw, telnet, websocket}
     for key, first in (("raw", raw), ("telnet", telnet)):
         if first is not None:
-            consoles = _count_up(consoles, key, first, taken)
-    return consoles
+            result = _count_up(result, key, first, taken)
+            taken |= {getattr(console, key) for console in result}
+    return result
 
 
 def _count_up(
-    consoles: Iterable[ConsoleSettings], key: str, first: int, taken: set[int | None]
+    consoles: Iterable[ConsoleSettings], key: str, first: int, taken: Collection[int | None]
 ) -> list[ConsoleSettings]:
+    free = (port for port in count(first + 1) if port not in taken)
+    ports = chain([first], free) if first else repeat(None)
     result = []
-    ports = (port for port in count(first) if port == first or port not in taken)
     for console in consoles:
         if getattr(console, key) != ANY_PORT:
             result.append(console)
             continue
-        port = next(ports) if first else None
+        port = next(ports)
         if port is not None and port > 65535:
             raise UsageError(f"--{key} {first}: '{console.name}' would get a port above 65535")
-        taken.add(port)
         changes: dict[str, Any] = {key: port}
         result.append(replace(console, **changes))
     return result

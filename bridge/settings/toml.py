@@ -21,12 +21,15 @@ def read(text: str, source: str) -> dict[str, Any]:
     return document
 
 
-def _is_long(value: object) -> bool:
-    """Is there such a number within?"""
-    match value:
-        case dict():
-            return any(map(_is_long, value.values()))
-        case list():
-            return any(map(_is_long, value))
-        case _:
-            return isinstance(value, int) and value.bit_length() > 63
+def _is_long(document: dict[str, Any]) -> bool:
+    """Is there such a number within?  Not by recursion: dotted keys nest without any."""
+    left: list[object] = [document]
+    while left:
+        match left.pop():
+            case dict() as table:
+                left += table.values()
+            case list() as array:
+                left += array
+            case int() as number if not -(1 << 63) <= number < 1 << 63:
+                return True
+    return False

@@ -132,6 +132,8 @@ def consoles(vm: Vm, kernel: Kernel, *, slots: bool = True) -> list[Found]:
     """
     try:
         return examine(vm, kernel, slots=slots)
+    except OSError:  # out of descriptors, or memory: another time
+        return []
     except Exception as error:  # noqa: BLE001 (see above)
         if not vm.odd:
             what = printable(f"{type(error).__name__}: {error}")

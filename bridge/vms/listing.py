@@ -56,15 +56,17 @@ def show(
 def _consoles(vm: Vm) -> list[Found]:
     """The consoles of a VM, with what QMP adds where it can be asked."""
     kernel = Kernel()
+    found = consoles(vm, kernel)
     qmp = qmp_address(vm, kernel)
     # Whoever has the QMP socket has it for himself: to queue behind him would only stand
     # in the next one's way.
-    if qmp is not None and not kernel.held(qmp):
-        try:
-            with QmpSession(qmp) as session:
-                vm.told = session.converse(inquire())
-        except QmpError as error:
-            print(f"ttybridge: {printable(vm.name)}: QMP not asked: {error}", file=sys.stderr)
+    if qmp is None or kernel.held(qmp):
+        return found
+    try:
+        with QmpSession(qmp) as session:
+            vm.told = session.converse(inquire())
+    except QmpError as error:
+        print(f"ttybridge: {printable(vm.name)}: QMP not asked: {error}", file=sys.stderr)
     return consoles(vm, Kernel())
 
 

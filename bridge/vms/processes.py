@@ -32,6 +32,9 @@ ROUND = 32
 
 _MAX_CONFIG = 1 << 20
 
+# No machine's command line is longer; whoever makes one may want to keep us busy.
+_MAX_LINE, _MAX_WORDS = 1 << 18, 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -101,6 +104,8 @@ def _newest() -> bytes:
 def _qemu(entry: str) -> Process | None:
     line = _read(f"/proc/{entry}/cmdline")
     if not line:  # a kernel thread, a zombie, or gone
+        return None
+    if len(line) > _MAX_LINE or line.count(b"\0") > _MAX_WORDS:
         return None
     argv = tuple(os.fsdecode(word) for word in line.removesuffix(b"\0").split(b"\0"))
     name = argv[0].rpartition("/")[2]
@@ -193,7 +198,9 @@ def read_file_of(pid: int, path: str) -> str | None:
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):
             return None
-        with open(f"/proc/self/fd/{place}", "rb") as file:
+        # Not blocking: another's lease on it would keep us waiting (fcntl(2), F_SETLEASE).
+        opened = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(opened, "rb") as file:
             return file.read(_MAX_CONFIG).decode(errors="replace")
     except OSError:
         return None

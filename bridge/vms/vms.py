@@ -85,13 +85,20 @@ class Vms:
 MAX_FILES = 16
 
 
+class _Files:
+    """Reads what a process was told to read, up to MAX_FILES."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._left = MAX_FILES
+
+    def read(self, path: str) -> str | None:
+        self._left -= 1
+        return processes.read_file_of(self._pid, path) if self._left >= 0 else None
+
+
 def _vm(process: Process) -> Vm:
-    left = iter(range(MAX_FILES))
-
-    def read(path: str) -> str | None:
-        return None if next(left, None) is None else processes.read_file_of(process.pid, path)
-
-    return Vm(process, parse_argv(process.argv, read))
+    return Vm(process, parse_argv(process.argv, _Files(process.pid).read))
 
 
 def _floats(address: Tcp) -> bool:

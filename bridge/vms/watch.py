@@ -43,6 +43,10 @@ class Consoles(Protocol):
     def settings(self) -> Collection[ConsoleSettings]:
         """Of all consoles that are bridged, those added here included."""
 
+    @property
+    def changing(self) -> bool:
+        """Some are being changed, and may be missing for a moment."""
+
     def add(self, settings: ConsoleSettings) -> None:
         """Raises BridgeError if it can't be bridged."""
 
@@ -100,8 +104,9 @@ class Discovery:
         async with trio.open_nursery() as nursery:
             while True:
                 found = self._look(nursery)
-                news = self._roster.update(found, self._consoles.settings, now=trio.current_time())
-                await self._obey(news)
+                if not self._consoles.changing:
+                    bridged, now = self._consoles.settings, trio.current_time()
+                    await self._obey(self._roster.update(found, bridged, now))
                 await trio.sleep(HASTE if self._expecting else INTERVAL)
 
     @property

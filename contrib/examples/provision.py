@@ -57,7 +57,7 @@ async def run(console: api.Console, command: str) -> tuple[str, int]:
     """Run a line of shell at the prompt; return what it prints, and its exit status."""
     # The echo of the line is no output of the command, nor are the marks in it the marks
     # that are printed; those end with the line, lest a status of 12 be taken for 1.  The
-    # last one may follow what does not end its line.
+    # last mark may stand behind output that has no line's end.
     mark = secrets.token_hex(4)
     await console.send(f"echo begin-$(:); {command}; echo {mark}-$?", enter=True)
     await console.wait_for(re.compile(r"^begin-\n", re.MULTILINE))
