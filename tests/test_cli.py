@@ -341,6 +341,25 @@ def test_help_and_version(user: User) -> None:
     assert shown.returncode == 0
     for command in ("run", "demo", "path", "check"):
         assert re.search(rf"^ +{command} ", shown.stdout, re.MULTILINE)
+    said = user.run(["ttybridge", "break", "--help"]).stdout
+    assert "\nSend a BREAK to a console.\n" in said
+
+
+def test_who_has_no_ttybridge_in_the_path_is_shown_where_it_is(
+    user: User, base: Path, directory: Path
+) -> None:
+    program = base / "venv" / "bin" / "ttybridge"
+    process = user.popen(
+        [program, "demo", "--runtime-dir", directory / "run"],
+        {"PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=10)[0].decode()
+    assert f"\n  {program} attach demo --runtime-dir {directory}/run\n" in out
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,7 @@ def test_hangup_reloads_and_added_consoles_are_left_alone(filed: Filed, user: Us
         bridge.wait_message("a: WAITING")
         done = user.run(["ttybridge", "add", "mine", NOBODY, "--runtime-dir", filed.run])
         assert done.stdout == f"{filed.run}/mine\n"
+        bridge.wait_message(f"mine: attach at {filed.run}/mine, 127.0.0.1:")
         filed.write(console("b", NOBODY))
         bridge.process.send_signal(signal.SIGHUP)
         bridge.wait_message("reloaded: 1 added, 1 removed")

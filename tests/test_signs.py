@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.console.states import State
+from bridge.doctor.advice import for_state
 from bridge.doctor.examination import ANSWER, KEPT, PATIENCE, QUIET, Examination, Step
 from bridge.doctor.reading import read
 from bridge.doctor.signs import STAGES, TRACES, Finding
@@ -211,3 +213,10 @@ def test_where_enter_would_do_something_it_is_not_pressed(text: str) -> None:
     examination.receive(text.encode(), 0.1)
     assert examination.step(0.1 + QUIET) is Step.DONE
     assert examination.restraint.startswith("Enter could ")
+
+
+def test_a_host_that_nobody_knows_is_not_a_vm_to_be_started() -> None:
+    (hint,) = for_state(State.WAITING, "host name: Name or service not known")
+    assert "mend the URL" in hint.text
+    (hint,) = for_state(State.WAITING, "connection refused")
+    assert "start the VM" in hint.text
