@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,17 +59,20 @@ def test_json_tells_all_places_and_nothing_more(user: User, directory: Path) -> 
         assert b.process.stdout.read() == b""
 
 
-def test_the_table_has_lines_ready_to_paste(user: User, directory: Path) -> None:
-    process = user.popen(
-        ["ttybridge", "run", f"vm1={URL}", f"two={URL}", "--runtime-dir", directory / "run"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def table(user: User, words: Sequence[str | Path], environment: Mapping[str, str] = {}) -> str:
+    """What a service prints that is ended as soon as it has said something."""
+    process = user.popen(words, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
     process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     out = process.communicate(timeout=10)[0].decode()
     assert process.returncode == 0
+    return out
+
+
+def test_the_table_has_lines_ready_to_paste(user: User, directory: Path) -> None:
+    consoles = (f"vm1={URL}", f"two={URL}")
+    out = table(user, ["ttybridge", "run", *consoles, "--runtime-dir", directory / "run"])
     assert re.search(r"^NAME +PTY +RAW +TELNET +UPSTREAM$", out, re.MULTILINE)
     for name in ("vm1", "two"):
         assert re.search(
@@ -349,16 +353,8 @@ def test_who_has_no_ttybridge_in_the_path_is_shown_where_it_is(
     user: User, base: Path, directory: Path
 ) -> None:
     program = base / "venv" / "bin" / "ttybridge"
-    process = user.popen(
-        [program, "demo", "--runtime-dir", directory / "run"],
-        {"PATH": "/usr/bin:/bin"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    process.stderr.readline()
-    process.send_signal(signal.SIGTERM)
-    out = process.communicate(timeout=10)[0].decode()
+    words = f"{program} demo --runtime-dir {directory}/run"
+    out = table(user, words.split(), {"PATH": "/usr/bin:/bin"})
     assert f"\n  {program} attach demo --runtime-dir {directory}/run\n" in out
 
 

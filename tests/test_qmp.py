@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from bridge.settings.monitor import Address, address_text, parse_address
 from bridge.settings.url import TcpAddress, UnixAddress
 from bridge.vms import qmp
 from bridge.vms.qmp import (
+    ANSWER_LIMIT,
     CAPABILITIES,
     CHARDEVS,
     NAME,
@@ -29,6 +31,7 @@ from bridge.vms.qmp import (
     QmpError,
     QmpRefusedError,
     SocketInfo,
+    Talk,
     Version,
 )
 from bridge.vms.qmplink import open_qmp
@@ -304,3 +307,32 @@ def test_a_locked_console_is_rescued(boot: Boot, user: User, directory: Path) ->
         assert peer.answer()[0] == "http/1.1 101 switching protocols"
         assert peer.frame()
         peer.leave()
+
+
+async def test_what_was_begun_is_ended_however_slow_each_answer(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A rescue that stopped halfway would leave QEMU listening elsewhere."""
+
+    def talk() -> Talk[int]:
+        for _ in range(4):
+            yield NAME
+        return 4
+
+    async def serve(client: trio.SocketStream) -> None:
+        numbers = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+        await client.send_all(json.dumps({"QMP": {"version": numbers}}).encode() + b"\r\n")
+        async for line in client:
+            await trio.sleep(0.9 * ANSWER_LIMIT)
+            number = json.loads(line)["id"]
+            await client.send_all(json.dumps({"id": number, "return": {}}).encode() + b"\r\n")
+
+    path = tmp_path / "qmp"
+    listener = trio.socket.socket(trio.socket.AF_UNIX)
+    await listener.bind(str(path))
+    listener.listen()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listener)])
+        async with open_qmp(UnixAddress(str(path))) as link:
+            assert await link.converse(talk()) == 4
+        nursery.cancel_scope.cancel()

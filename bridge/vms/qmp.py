@@ -22,7 +22,7 @@ Json = Any  # of any form, as it comes from outside
 # answers within some more; but a busy monitor, like a stopped QEMU, only stays silent.
 GREETING_LIMIT = 1.0
 ANSWER_LIMIT = 3.0
-TALK_LIMIT = 6.0  # of all questions together
+TALK_LIMIT = 6.0  # of all that a command asks; the service must end what it has begun
 
 BUSY = "no greeting: another client has this QMP socket, or QEMU is stopped"
 SILENT = f"no answer in {ANSWER_LIMIT:g} s"
